@@ -1,0 +1,25 @@
+"Write README.md from nbs/index.ipynb, or check (`--check`) that it is up to date."
+import json, re, sys
+from pathlib import Path
+
+root = Path(__file__).resolve().parent.parent
+
+def markdown(cell):
+    "A cell as GitHub Markdown; hidden cells vanish, outputs of text are shown as comments of the code would be."
+    s = ''.join(cell['source'])
+    if cell['cell_type']=='markdown': return re.sub(r'\]\((?!http|#)([^)]+)\)', r'](nbs/\1)', s)
+    if '#| hide' in s: return ''
+    code = '\n'.join(l for l in s.splitlines() if not l.startswith('#|'))
+    out = ''.join(''.join(o.get('text', '')) for o in cell['outputs'])
+    return f'```python\n{code}\n```' + (f'\n\n```\n{out.rstrip()}\n```' if out else '')
+
+def readme():
+    cells = json.loads((root/'nbs/index.ipynb').read_text(encoding='utf-8'))['cells']
+    parts = ['<!-- Made from nbs/index.ipynb by `make readme`: edit that. -->', *map(markdown, cells)]
+    return '\n\n'.join(p.strip() for p in parts if p.strip())+'\n'
+
+if __name__=='__main__':
+    path,text = root/'README.md',readme()
+    if '--check' in sys.argv: sys.exit(0 if path.read_text(encoding='utf-8')==text else 'README.md is not what nbs/index.ipynb says: run `make readme`')
+    path.write_text(text, encoding='utf-8')
+    print(f'{path.name}: {len(text.splitlines())} lines')

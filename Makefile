@@ -1,0 +1,42 @@
+# hardcl_nb: `make` lists what there is. Every target makes its own environment in .venv first.
+PYTHON ?= python3
+py := .venv/bin/python
+.DEFAULT_GOAL := help
+.PHONY: help demo test lab docs readme refresh bench clean
+
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
+
+.venv/.ready: settings.ini setup.py
+	@test -x $(py) || $(PYTHON) -m venv .venv
+	@echo 'Installing hardcl_nb and what it needs into .venv (some minutes the first time) ...'
+	@$(py) -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch .venv/.ready
+
+demo: .venv/.ready ## Train easy and hard negatives on two data sets; table, figures and runs/demo/report.html (3 minutes)
+	@rm -rf runs/demo
+	@$(py) -m hardcl_nb.compare --data digits --norms none --betas 0,5,30 --seeds 0,1,2 --out runs/demo >/dev/null
+	@$(py) -m hardcl_nb.compare --data digits,latent100 --betas 0,2,5,10,30 --seeds 0,1,2 --out runs/demo --resume
+
+test: .venv/.ready ## Check that notebooks and modules agree, run every notebook and all tests (5 minutes)
+	@$(py) .ci/check.py
+	@$(py) -m pytest -q tests
+
+lab: .venv/.ready ## Open JupyterLab at the first notebook
+	@$(py) -m jupyterlab nbs/00_notation.ipynb
+
+docs: .venv/.ready ## Build the site into _docs (needs Quarto)
+	@if command -v quarto >/dev/null; then .venv/bin/nbdev_docs; else echo 'The site needs Quarto 1.9 or newer: install it from https://quarto.org/docs/get-started, then run make docs again.'; fi
+
+readme: .venv/.ready ## Write README.md from nbs/index.ipynb
+	@$(py) .ci/readme.py
+
+refresh: .venv/.ready ## Run all notebooks and store their outputs
+	@$(py) .ci/refresh.py
+
+bench: .venv/.ready ## Time the loss against its alternatives
+	@$(py) benchmarks/losses.py
+
+clean: ## Remove what the commands above made, but for runs/
+	@rm -rf .venv _docs _proc build dist .pytest_cache .hypothesis nbs/nbdev.yml *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
