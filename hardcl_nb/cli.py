@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['as_number', 'as_list', 'one_line_errors', 'hardcl_train']
 
-# %% ../nbs/26_cli.ipynb #b8fac8d0
+# %% ../nbs/26_cli.ipynb #5e9fadf4
 import sys, warnings
 from contextlib import contextmanager
 from fastcore.script import call_parse
 
-# %% ../nbs/26_cli.ipynb #48d73cd9
+# %% ../nbs/26_cli.ipynb #4996dcc4
 def as_number(
     x:str|float,         # What was given
     arg:str,             # Name of the argument, for the message
@@ -20,7 +20,7 @@ def as_number(
     try: return kind(x)
     except (TypeError, ValueError): raise ValueError(f"{arg}: expected {'a whole number' if kind is int else 'a number'}, got {x!r}") from None
 
-# %% ../nbs/26_cli.ipynb #4ae865ed
+# %% ../nbs/26_cli.ipynb #e1d00d80
 def as_list(
     x:str|list|tuple,    # Comma-separated text, or a list
     arg:str,             # Name of the argument, for the message
@@ -31,7 +31,7 @@ def as_list(
     if not all(str(p) for p in parts): raise ValueError(f'{arg}: expected values between commas, got {x!r}')
     return list(dict.fromkeys(parts if kind is str else (as_number(p, arg, kind) for p in parts)))
 
-# %% ../nbs/26_cli.ipynb #ae85507e
+# %% ../nbs/26_cli.ipynb #f82a8af9
 @contextmanager
 def one_line_errors(
     prog:str,     # Name of the program, at the start of the line
@@ -49,7 +49,7 @@ def _stop(line, code):
     print(line, file=sys.stderr)
     sys.exit(code)
 
-# %% ../nbs/26_cli.ipynb #796ba419
+# %% ../nbs/26_cli.ipynb #1b345ae2
 def _bar(cfg):
     "A progress bar over the steps of a run, as a callback for records."
     from tqdm import tqdm
@@ -61,7 +61,7 @@ def _bar(cfg):
         if rec['step']==cfg.steps: bar.close()
     return update
 
-# %% ../nbs/26_cli.ipynb #edfda5e0
+# %% ../nbs/26_cli.ipynb #5c4cb264
 def _train(settings, out, resume, overwrite):
     "One run with a bar, and its summary."
     from hardcl_nb.report import text_table
@@ -71,7 +71,7 @@ def _train(settings, out, resume, overwrite):
     print(text_table(rows[-1:]))
     print(f'metrics in {out}/metrics.csv')
 
-# %% ../nbs/26_cli.ipynb #523ab206
+# %% ../nbs/26_cli.ipynb #4f202285
 @call_parse
 def hardcl_train(
     data:str='digits',          # Data set: digits (1,797 real 8x8 digits) or latent100 (a world of 100 latent classes)

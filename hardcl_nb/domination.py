@@ -5,24 +5,33 @@
 # %% auto #0
 __all__ = ['covariance', 'Domination', 'domination_gap', 'chebyshev_terms', 'harris_steps', 'dependent_game', 'distinct_law']
 
-# %% ../nbs/04_domination.ipynb #c14dfbd5
+# %% ../nbs/04_domination.ipynb #28301d4a
 from collections.abc import Callable
 from typing import NamedTuple
 import torch
 from torch import Tensor
-from .checks import need, check_number, check_count
+from .checks import need, check_number
 from .game import FiniteWorld, check_law, pair_losses, tilt, tuple_law, tuples
 
-# %% ../nbs/04_domination.ipynb #f932a567
+# %% ../nbs/04_domination.ipynb #9e12270e
 def covariance(
     p:Tensor, # A law, (..., N)
     a:Tensor, # Values of one function, (..., N)
     b:Tensor  # Values of another, (..., N)
 ) -> Tensor: # (...), after broadcasting
     "E[ab] - E[a]E[b] along the last dimension."
+    _need_values(p, a, b)
     return (p*(a-(p*a).sum(-1, keepdim=True))*(b-(p*b).sum(-1, keepdim=True))).sum(-1)
 
-# %% ../nbs/04_domination.ipynb #be13858c
+# %% ../nbs/04_domination.ipynb #6b1a3c96
+def _need_values(p, a, b):
+    "Refuse what is no law and two functions on the same points."
+    ok = all(isinstance(v, Tensor) and v.is_floating_point() and (v.dtype, v.device)==(p.dtype, p.device) for v in (p, a, b))
+    need(ok, 'p, a, b', ', '.join(str(getattr(v, 'dtype', type(v).__name__)) for v in (p, a, b)), 'floating-point tensors of one dtype on one device', TypeError)
+    ok = min(v.ndim for v in (p, a, b))>0 and p.shape[-1]==a.shape[-1]==b.shape[-1]
+    need(ok, 'a, b', f'shapes {tuple(a.shape)}, {tuple(b.shape)}', f'one value for each of the {p.shape[-1] if p.ndim else 0} points of p')
+
+# %% ../nbs/04_domination.ipynb #c64c77b1
 class Domination(NamedTuple):
     "A hard loss beside the plain one."
     hard:Tensor  # Loss under the tilted law
@@ -30,9 +39,9 @@ class Domination(NamedTuple):
     gap:Tensor   # hard - plain, as the mean of `pairs`
     pairs:Tensor # Cov(ψ, η)/E η for each class, anchor and positive, (C, m, m); 0 where the pair never occurs
 
-# %% ../nbs/04_domination.ipynb #8cb3bc71
+# %% ../nbs/04_domination.ipynb #bf51276b
 def domination_gap(
-    world:FiniteWorld,
+    world:FiniteWorld,    # The world in which the game is played
     f:Tensor,             # Representation: the embedding of every point, (m, d)
     psi:Callable,         # Price ψ, (..., k) -> (...)
     eta:Callable,         # Hardening function η, (..., k) -> (...)
@@ -41,34 +50,37 @@ def domination_gap(
     law:Tensor|None=None  # Law of a tuple given the anchor's class, (C, m**k), instead: negatives may depend on each other
 ) -> Domination:
     "Hard and plain loss, and their difference as covariances (Jiang et al. 2023, Theorem 1)."
+    need(isinstance(world, FiniteWorld), 'world', type(world).__name__, 'a FiniteWorld', TypeError)
+    need(callable(eta), 'eta', type(eta).__name__, 'a function of s with shape (..., k)', TypeError)
     hard, plain = (world.loss(f, psi, e, k, supervised, law) for e in (eta, None))
     if law is None: law = tuple_law(world.negatives(supervised), k)
     g, law = f@f.T, law.to(f)[:,None]
     s = g[:,tuples(len(f), k)]
-    r = torch.where(law>0, tilt(law[:,0], s, eta, (world.px>0).to(f.device))/law, 0.) # density of the tilted law, η/E η
+    r = tilt(law[:,0], s, eta, (world.px>0).to(f.device))/torch.where(law>0, law, 1.) # density of the tilted law, η/E η
     pairs = covariance(law[:,:,None], psi(s[:,None]-g[:,:,None,None]), r[:,:,None])
     pairs = torch.where(world.joint.to(f)>0, pairs, 0.)
     return Domination(hard, plain, ((world.prior[:,None,None]*world.joint).to(pairs)*pairs).sum(), pairs)
 
-# %% ../nbs/04_domination.ipynb #fa6eaec3
+# %% ../nbs/04_domination.ipynb #0b77f959
 def chebyshev_terms(
     p:Tensor, # Law, (m,)
     a:Tensor, # Values of one function, (m,)
     b:Tensor  # Values of another, (m,)
 ) -> Tensor: # ½ p_i p_j (a_i - a_j)(b_i - b_j), (m, m)
     "The terms of Chebyshev's double sum; together they are the covariance."
-    need(p.ndim==1 and p.shape==a.shape==b.shape, 'p, a, b', f'shapes {tuple(p.shape)}, {tuple(a.shape)}, {tuple(b.shape)}', 'three vectors of one length')
+    _need_values(p, a, b)
+    need(p.ndim==a.ndim==b.ndim==1, 'p, a, b', f'shapes {tuple(p.shape)}, {tuple(a.shape)}, {tuple(b.shape)}', 'three vectors of one length')
     d = lambda v: v[:,None]-v
     return p[:,None]*p*d(a)*d(b)/2
 
-# %% ../nbs/04_domination.ipynb #0d1ffa78
+# %% ../nbs/04_domination.ipynb #bc940663
 def harris_steps(
     p:Tensor, # Law of one negative, (m,)
     a:Tensor, # Values of one function at every tuple, (m, ..., m) with k dimensions
     b:Tensor  # Values of another, (m, ..., m)
 ) -> Tensor: # Terms, (k,), in the order in which the negatives are revealed
     "The covariance of a and b under k independent draws, negative by negative (Harris 1960)."
-    m = (len(p),)*a.ndim
+    m = p.shape*a.ndim
     need(p.ndim==1 and a.ndim>0 and a.shape==b.shape==m, 'a, b', f'shapes {tuple(a.shape)}, {tuple(b.shape)}', f'one value for each tuple of {len(p)} points')
     steps = []
     while a.ndim:
@@ -78,7 +90,7 @@ def harris_steps(
         a,b = a@p, b@p # forget the last negative
     return torch.stack(steps[::-1])
 
-# %% ../nbs/04_domination.ipynb #d473d0ef
+# %% ../nbs/04_domination.ipynb #3fcd3831
 def dependent_game(
     middle:float=.2 # The middling place a, in [-1, 1]; T1 breaks for 0 < a < log cosh 1 = 0.434
 ) -> tuple[FiniteWorld,Tensor,Tensor]: # World of 2 classes and 4 points, representation (4, 1), law of a pair of negatives (2, 16)
@@ -92,13 +104,14 @@ def dependent_game(
     pair[1,0,0] = 1. # anchors of the other class have one negative, twice
     return FiniteWorld(px), f, pair.flatten(1)
 
-# %% ../nbs/04_domination.ipynb #d2962c86
+# %% ../nbs/04_domination.ipynb #627b519b
 def distinct_law(
     p:Tensor, # Law of one negative, (..., m)
     k:int     # Negatives per tuple
 ) -> Tensor: # Law of a tuple, (..., m**k)
     "k independent negatives, given that no two are the same point."
-    t = tuples(p.shape[-1], check_count(k, 'k'))
+    check_law(p, 'p', (-1,)*p.ndim)
+    t = tuples(p.shape[-1], k)
     same = (t[:,:,None]==t[:,None]).sum((1, 2))>k
     q = tuple_law(p, k).masked_fill(same, 0.)
     total = q.sum(-1, keepdim=True)

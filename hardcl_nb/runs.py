@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['columns', 'RunConfig', 'run_name', 'read_csv', 'write_csv', 'csv_line', 'save_checkpoint', 'load_checkpoint', 'run']
 
-# %% ../nbs/24_runs.ipynb #096e7a43
+# %% ../nbs/24_runs.ipynb #5b755aa8
 import csv, json, os, platform
 from collections.abc import Callable
 from dataclasses import dataclass, asdict, fields
@@ -20,12 +20,12 @@ from .encoders import make_encoder, norms
 from .training import make_loss, probe_subset, train
 from .certificate import batch_bound
 
-# %% ../nbs/24_runs.ipynb #1aed1cbd
+# %% ../nbs/24_runs.ipynb #d532050c
 @dataclass(frozen=True)
 class RunConfig:
     "The settings of one training run."
     data:str='digits'      # Data set, one of `datasets`
-    method:str='hscl'      # 'scl', 'hscl', 'ucl' or 'hucl'
+    method:str='scl'       # 'scl', 'hscl', 'ucl' or 'hucl'
     beta:float=0.          # Hardness of the negatives; 0 for scl and ucl
     norm:str='ball'        # 'ball', 'sphere' or 'none'
     seed:int=0             # Seed of the first weights and of the batches
@@ -45,14 +45,14 @@ class RunConfig:
         check_number(self.lr, 'lr', 0, strict=True)
         if self.dim is not None: check_count(self.dim, 'dim')
 
-# %% ../nbs/24_runs.ipynb #b537dab3
+# %% ../nbs/24_runs.ipynb #7776dee7
 def run_name(
     cfg:RunConfig # Settings of a run
 ) -> str: # For instance 'digits-hscl-b5-ball-s0'
     "A short name for a run, unique within a comparison over data, method, hardness, norm and seed."
     return f'{cfg.data}-{cfg.method}-b{cfg.beta:g}-{cfg.norm}-s{cfg.seed}'
 
-# %% ../nbs/24_runs.ipynb #6058efa3
+# %% ../nbs/24_runs.ipynb #82742b75
 columns:tuple[str, ...] = ('data', 'method', 'beta', 'norm', 'seed', 'step', 'epoch', 'loss', 'gap', 'zero_sum', 'unit_norm',
     'equal_inner', 'within_class', 'effective_rank', 'train_acc', 'test_acc')
 
@@ -69,7 +69,7 @@ def _value(v):
         except ValueError: pass
     return v
 
-# %% ../nbs/24_runs.ipynb #7ff01ef0
+# %% ../nbs/24_runs.ipynb #f509500f
 def write_csv(
     path:str|Path,              # Where to
     rows:list[dict],            # One dict per row
@@ -91,7 +91,7 @@ def csv_line(
     for t in text: need(not set(t)&set(',"\n\r'), 'vals', repr(t), 'fields without commas, quotes or line ends')
     return ','.join(text)+'\n'
 
-# %% ../nbs/24_runs.ipynb #dc6c34d9
+# %% ../nbs/24_runs.ipynb #5c090cd4
 def save_checkpoint(
     path:str|Path,               # Where to
     encoder:torch.nn.Module,     # Its weights and buffers are saved
@@ -105,7 +105,7 @@ def save_checkpoint(
     save_file({k: v.detach().cpu().contiguous().clone() for k,v in t.items()}, tmp, metadata=dict(step=str(step), version=__version__))
     os.replace(tmp, path)
 
-# %% ../nbs/24_runs.ipynb #30d3808c
+# %% ../nbs/24_runs.ipynb #d86a04e6
 def load_checkpoint(
     path:str|Path,               # A file of `save_checkpoint`
     encoder:torch.nn.Module,     # Gets the saved weights and buffers
@@ -125,7 +125,7 @@ def load_checkpoint(
     opt.load_state_dict({**opt.state_dict(), 'state': state})
     return int(meta['step'])
 
-# %% ../nbs/24_runs.ipynb #8d40708c
+# %% ../nbs/24_runs.ipynb #7ce232a5
 _files = ('config.json', 'metrics.csv', 'spectrum.csv', 'checkpoint.safetensors')
 
 def _prepare(cfg, out, resume, overwrite):
@@ -137,11 +137,12 @@ def _prepare(cfg, out, resume, overwrite):
     if overwrite:
         for f in _files: (out/f).unlink(missing_ok=True)
         return False
-    was = json.loads((out/'config.json').read_text(encoding='utf-8'))['config']
+    try: was = json.loads((out/'config.json').read_text(encoding='utf-8'))['config']
+    except (ValueError, KeyError) as e: raise ValueError(f"{out/'config.json'}: expected the settings of a run, got {e!r}") from None
     for k,v in asdict(cfg).items(): need(was.get(k)==v, k, v, f'{was.get(k)!r}, as in the run to resume ({out})')
     return (out/'checkpoint.safetensors').exists()
 
-# %% ../nbs/24_runs.ipynb #743ae3a2
+# %% ../nbs/24_runs.ipynb #5cd89dd9
 def _versions():
     "Versions of what decides the numbers."
     return dict(hardcl_nb=__version__, torch=torch.__version__, python=platform.python_version())
@@ -154,7 +155,7 @@ def _keep_until(path, step):
     keep = [l for l in lines[1:] if l.endswith('\n') and int(l.split(',')[at])<=step]
     tmp = path.with_suffix('.tmp'); tmp.write_text(lines[0]+''.join(keep), encoding='utf-8'); os.replace(tmp, path)
 
-# %% ../nbs/24_runs.ipynb #a69859b9
+# %% ../nbs/24_runs.ipynb #7bc52dc3
 def run(
     cfg:RunConfig,              # Settings
     out:str|Path,               # Folder of the run; made if missing
@@ -177,7 +178,7 @@ def run(
         if on_record: on_record(rec)
     return read_csv(out/'metrics.csv')
 
-# %% ../nbs/24_runs.ipynb #4d03afe6
+# %% ../nbs/24_runs.ipynb #675592ad
 def _pieces(cfg, data):
     "Loss, encoder, optimiser and bound of a run."
     need(cfg.batch_size<=len(data.train_x), 'batch_size', cfg.batch_size, f'at most {len(data.train_x)}, the number of training samples')
@@ -197,7 +198,7 @@ def _open(cfg, out, enc, opt, go_on):
     (out/'config.json').write_text(text+'\n', encoding='utf-8')
     return 0
 
-# %% ../nbs/24_runs.ipynb #4a14fcfa
+# %% ../nbs/24_runs.ipynb #32227a53
 def _write(cfg, out, rec):
     "Add a record to the files of a run."
     row = {**asdict(cfg), **rec}

@@ -95,9 +95,9 @@ def test_gradcheck(psi, eta):
     for sup in (True, False): assert torch.autograd.gradcheck(lambda f: w.loss(f, psi, eta, 2, sup), f)
 
 def test_zero_eta_has_a_finite_gradient():
-    w, f = block_world(2, 2), torch.tensor([[1.], [.5], [.2], [-1.]], dtype=torch.float64, requires_grad=True)
+    w, f = block_world(2, 2), torch.tensor([[1., 0], [0, 1], [1, -.5], [-.5, 1]], dtype=torch.float64, requires_grad=True) # each anchor: one negative above 0, one below
     l = w.loss(f, Linear(), lambda s: s.clamp(min=0).sum(-1))
-    with pytest.raises(ValueError, match='zero for every negative'): w.loss(f, Linear(), lambda s: (s-1).clamp(min=0).sum(-1))
+    with pytest.raises(ValueError, match='zero for every negative'): w.loss(f, Linear(), lambda s: (s-2).clamp(min=0).sum(-1))
     assert torch.autograd.grad(l, f)[0].isfinite().all()
 
 def test_classes_without_an_anchor_need_no_law():
@@ -106,7 +106,7 @@ def test_classes_without_an_anchor_need_no_law():
     assert w.loss(f, Linear(), lambda s: (s>.4).double().prod(-1)*(s<.6)[...,0]).item() == pytest.approx(.5*(.5-1)+.5*(.5-.25))
 
 def test_float32_keeps_its_dtype():
-    w, f, _ = random_world(3, 4, torch.Generator().manual_seed(0)), torch.randn(4, 2, generator=torch.Generator().manual_seed(1)), 0
+    w, f = random_world(3, 4, torch.Generator().manual_seed(0)), torch.randn(4, 2, generator=torch.Generator().manual_seed(1))
     assert w.loss(f, InfoNCE(), k=2).dtype==torch.float32
     assert_close(w.loss(f, InfoNCE(), k=2).double(), w.loss(f.double(), InfoNCE(), k=2), rtol=1e-5, atol=1e-6)
 

@@ -1,0 +1,69 @@
+"The command line, from outside: console scripts, exit codes, what is written and what is not."
+import os, re, signal, subprocess, sys, time
+from pathlib import Path
+import pytest
+
+def sh(mod, *args, cwd=None): return subprocess.run([sys.executable, '-m', f'hardcl_nb.{mod}', *args], capture_output=True, text=True, cwd=cwd)
+
+@pytest.mark.parametrize('args, says', [
+    ('--methods scl,foo', "method: expected one of scl, hscl, ucl, hucl, got 'foo'"),
+    ('--data digits,mnist', "data: expected one of digits, latent100, got 'mnist'"),
+    ('--norms ball,cube', "norm: expected one of ball, sphere, none, got 'cube'"),
+    ('--betas 0,-2', 'beta: expected a finite number >= 0, got -2'),
+    ('--betas 0,nan', 'beta: expected a finite number >= 0, got nan'),
+    ('--betas 0,inf', 'beta: expected a finite number >= 0, got inf'),
+    ('--betas 0,x', "betas: expected a number, got 'x'"),
+    ('--betas ,', "betas: expected values between commas, got ','"),
+    ('--methods hscl,scl --betas 0 --seeds -1', 'seed: expected a whole number >= 0, got -1'),
+    ('--seeds 1.5', "seeds: expected a whole number, got '1.5'"),
+    ('--batch_size 1', 'batch_size: expected a whole number >= 2, got 1'),
+    ('--batch_size 2000', 'batch_size: expected at most 1347'),
+    ('--workers -1', 'workers: expected a whole number >= 0, got -1'),
+    ('--lr 0', 'lr: expected a finite number > 0, got 0'),
+    ('--resume --overwrite', 'resume: expected one of'),
+])
+def test_compare_refuses(tmp_path, args, says):
+    r = sh('compare', *args.split(), '--out', 'new', cwd=tmp_path)
+    assert r.returncode==2 and says in r.stderr and r.stderr.count('\n')==1 and r.stdout=='', r.stderr
+    assert not list(tmp_path.iterdir())
+
+def test_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path/'f').write_text('mine')
+    for mod in ('cli', 'compare'):
+        r = sh(mod, '--out', 'f', cwd=tmp_path)
+        assert r.returncode==2 and 'out: expected a folder' in r.stderr and r.stderr.count('\n')==1, r.stderr
+    assert (tmp_path/'f').read_text()=='mine'
+
+def test_small_dim_is_allowed_with_a_warning(tmp_path):
+    r = sh('cli', '--dim', '5', '--steps', '2', '--out', 'x', cwd=tmp_path)
+    assert r.returncode==0 and 'hardcl_train: warning: dim: 5 is below C-1 = 9' in r.stderr and 'Theorem' in r.stderr
+
+def test_ctrl_c_keeps_what_was_done_and_resume_finishes(tmp_path):
+    args = [sys.executable, '-m', 'hardcl_nb.cli', '--steps', '4000', '--eval_every', '20', '--out', str(tmp_path/'x')]
+    p = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if (tmp_path/'x/checkpoint.safetensors').exists(): break
+        time.sleep(.1)
+    p.send_signal(signal.SIGINT)
+    _,err = p.communicate(timeout=60)
+    assert p.returncode==130 and '--resume goes on' in err.splitlines()[-1]
+    done = (tmp_path/'x/metrics.csv').read_text().splitlines()
+    assert len(done)>=2
+
+def test_console_scripts_are_installed():
+    bin = Path(sys.executable).parent
+    for name in ('hardcl_train', 'hardcl_compare'):
+        r = subprocess.run([str(bin/name), '--help'], capture_output=True, text=True)
+        assert r.returncode==0 and '--out' in r.stdout
+
+def test_compare_resumes_and_grows(tmp_path):
+    args = ['--methods', 'scl', '--steps', '4', '--eval_every', '2', '--workers', '1', '--out', 'c']
+    assert sh('compare', *args, cwd=tmp_path).returncode==0
+    first = (tmp_path/'c/runs/digits-scl-b0-ball-s0/metrics.csv')
+    before = first.stat().st_mtime_ns, first.read_bytes()
+    r = sh('compare', *args[2:], '--methods', 'scl,hscl', '--betas', '5', '--resume', cwd=tmp_path)
+    assert r.returncode==0, r.stderr
+    assert first.read_bytes()==before[1]
+    assert (tmp_path/'c/metrics.csv').read_text().count('hscl,5.0')==3
+    r = sh('compare', *args, '--lr', '0.1', '--resume', cwd=tmp_path)
+    assert r.returncode==2 and 'lr: expected 0.001, as in the run to resume' in r.stderr

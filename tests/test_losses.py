@@ -1,0 +1,177 @@
+"Properties of the exact loss over random batches, extreme numbers, and bad input."
+import copy, itertools, math
+import pytest, torch
+import torch.nn.functional as F
+from hypothesis import given, settings, strategies as st
+from torch.testing import assert_close
+from hardcl_nb.free import collapsed_loss
+from hardcl_nb.losses import ContrastiveLoss, HSCL, SCL, UCL, anchors, contrastive_loss
+
+few = settings(max_examples=30, deadline=None)
+seeds, betas, bools = st.integers(0, 10**6), st.floats(0, 50), st.booleans()
+
+def batch(seed, n=14, d=5, dtype=torch.float64):
+    "A random batch with random labels that has two positive pairs and two classes at least."
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(n, d, generator=g, dtype=dtype), torch.cat([torch.tensor([0,0,1,1]), torch.randint(6, (n-4,), generator=g)]), g
+
+def value_grad(z, y, **kw):
+    z = z.clone().requires_grad_()
+    loss = contrastive_loss(z, y, **kw)
+    return loss.detach(), torch.autograd.grad(loss, z)[0]
+
+@few
+@given(seeds, betas, bools, bools, st.sampled_from([0., .2]))
+def test_order_and_names_of_labels_do_not_matter(seed, beta, supervised, detach, tau_plus):
+    z,y,g = batch(seed); p = torch.randperm(len(z), generator=g)
+    kw = dict(beta=beta, supervised=supervised, detach=detach, tau_plus=tau_plus)
+    loss,grad = value_grad(z, y, **kw)
+    loss2,grad2 = value_grad(z[p], torch.randperm(6, generator=g)[y[p]]*7-20, **kw)
+    assert_close(loss2, loss, rtol=1e-12, atol=1e-12); assert_close(grad2, grad[p], rtol=1e-10, atol=1e-11)
+
+@few
+@given(seeds, betas, bools, bools)
+def test_rotation(seed, beta, supervised, detach):
+    z,y,g = batch(seed); R = torch.linalg.qr(torch.randn(5, 5, generator=g, dtype=z.dtype)).Q
+    kw = dict(beta=beta, supervised=supervised, detach=detach)
+    loss,grad = value_grad(z, y, **kw); loss2,grad2 = value_grad(z@R, y, **kw)
+    assert_close(loss2, loss, rtol=1e-11, atol=1e-12); assert_close(grad2, grad@R, rtol=1e-9, atol=1e-10)
+
+@few
+@given(seeds, betas, st.floats(.1, 10), st.sampled_from([1., 'sum']))
+def test_temperature_is_a_squared_radius(seed, beta, r, q):
+    z,y,_ = batch(seed)
+    assert_close(contrastive_loss(r*z, y, beta=beta, tau=.3*r*r, q=q), contrastive_loss(z, y, beta=beta, tau=.3, q=q), rtol=1e-11, atol=1e-12)
+
+@few
+@given(seeds, betas, st.floats(0, 50), bools, st.sampled_from([0., 1., 2.]), st.sampled_from([0., .1]))
+def test_T1_no_anchor_loses_when_negatives_get_harder(seed, beta, more, supervised, alpha, tau_plus):
+    z,y,_ = batch(seed); kw = dict(supervised=supervised, alpha=alpha, tau_plus=tau_plus, reduction='none')
+    easy, hard = contrastive_loss(z, y, beta=beta, **kw), contrastive_loss(z, y, beta=beta+more, **kw)
+    a = anchors(y)
+    assert (hard[a]>=easy[a]-1e-12*(1+easy[a].abs())).all()
+
+@few
+@given(seeds, st.floats(0, 20), bools, st.integers(2, 4))
+def test_collapsed_classes_are_the_population(seed, beta, detach, m):
+    g = torch.Generator().manual_seed(seed); mu = torch.randn(5, 3, generator=g, dtype=torch.float64)
+    kw = dict(beta=beta, detach=detach, alpha=.7, q=2.)
+    assert_close(contrastive_loss(mu.repeat(m, 1), torch.arange(5).repeat(m), **kw), collapsed_loss(mu, **kw), rtol=1e-12, atol=1e-12)
+
+@few
+@given(seeds, betas, bools, bools)
+def test_the_mean_is_over_anchors_alone(seed, beta, supervised, detach):
+    z,y,_ = batch(seed); y[-1] = 99
+    rows = contrastive_loss(z, y, beta=beta, supervised=supervised, reduction='none')
+    assert rows.isnan().equal(~anchors(y)) and rows.isnan().any()
+    loss,grad = value_grad(z, y, beta=beta, supervised=supervised, detach=detach)
+    assert_close(rows.nanmean(), loss); assert grad.isfinite().all()
+
+@few
+@given(seeds, st.floats(0, 5), bools)
+def test_a_vanishing_prior_debiases_nothing(seed, beta, supervised):
+    z,y,_ = batch(seed); z = F.normalize(z, dim=1)
+    kw = dict(beta=beta, supervised=supervised, detach=False)
+    for a,b in zip(value_grad(z, y, tau_plus=1e-12, **kw), value_grad(z, y, **kw)): assert_close(a, b, rtol=0, atol=1e-10)
+
+@pytest.mark.parametrize('tau', [.5, .1, 1e-3])
+def test_aligned_positives_at_the_floor_of_debiasing(tau):
+    z = F.normalize(torch.tensor([[1.,0],[1,0],[-1,.1],[-1,.1]], dtype=torch.float64), dim=1); y = torch.tensor([0,0,1,1])
+    rows = contrastive_loss(z, y, tau=tau, tau_plus=.3, reduction='none')
+    assert_close(rows, torch.full((4,), math.log1p(math.exp(-2/tau)), dtype=torch.float64), rtol=0, atol=1e-12)
+    a = z.clone().requires_grad_(); other = [1,0,3,2] # there the loss is log(1 + e^(-1/τ - s_ip)): negatives get no gradient
+    plain, = torch.autograd.grad(F.softplus(-1/tau-(a*a[other]).sum(1)/tau, threshold=50).mean(), a)
+    assert_close(value_grad(z, y, tau=tau, tau_plus=.3)[1], plain, rtol=0, atol=1e-12)
+
+def two_lse(z, y, beta, supervised, tau):
+    "The closed form in float64, without shifts."
+    s = z.double()@z.double().T/tau; same = y[:,None]==y; eye = torch.eye(len(y), dtype=torch.bool)
+    b = (beta*s).masked_fill(same if supervised else eye, -math.inf)
+    x = ((s+b).logsumexp(1)-b.logsumexp(1))[:,None]-s
+    pos = same&~eye; k = pos.sum(1)
+    return (torch.logaddexp(x, torch.zeros_like(x))*pos).sum(1)[k>0].div(k[k>0]).mean()
+
+def hard_batches():
+    g = torch.Generator().manual_seed(1); y = torch.cat([torch.arange(40)%9, torch.tensor([50])])
+    x = F.normalize(torch.randn(41, 16, generator=g), dim=1); means = F.normalize(torch.randn(51, 16, generator=g), dim=1)[y]
+    return y, dict(random=x, long=20*x, cone=F.normalize(x[:1]+.01*x, dim=1), collapsed=means, near=F.normalize(means+.02*x, dim=1))
+
+@pytest.mark.parametrize('kind', ['random', 'long', 'cone', 'collapsed', 'near'])
+def test_extreme_numbers_against_the_closed_form(kind):
+    y,zs = hard_batches()
+    for dtype,tau,beta,sup in itertools.product((torch.float32, torch.bfloat16, torch.float16), (1e-3, .1, 10.), (0., 5., 1000.), (True, False)):
+        z = zs[kind].to(dtype, copy=True).requires_grad_()
+        ref = two_lse(z.detach(), y, beta, sup, tau).item()
+        for detach in (True, False):
+            loss = contrastive_loss(z, y, beta=beta, tau=tau, supervised=sup, detach=detach)
+            grad, = torch.autograd.grad(loss, z)
+            assert loss.dtype==torch.float32 and grad.dtype==dtype and grad.isfinite().all()
+            # similarities are rounded at 1e-7 of their size, and nothing below 1e-37 exists; no more may be lost
+            size = z.detach().double().square().sum(1).max().item()/tau
+            assert abs(loss.item()-ref)<=1e-6*ref+1e-7*size*min(1, ref)+1e-37, (dtype, tau, beta, sup, loss.item(), ref)
+
+def test_gradient_in_float32_at_high_hardness():
+    y,zs = hard_batches()
+    for kind,beta,sup,detach in itertools.product(('random', 'cone'), (0., 30., 1000.), (True, False), (True, False)):
+        kw = dict(beta=beta, supervised=sup, detach=detach)
+        a,b = value_grad(zs[kind], y, **kw)[1], value_grad(zs[kind].double(), y, **kw)[1]
+        assert (a-b).norm()<=1e-5*b.norm(), (kind, kw)
+
+def test_modules_keep_follow_and_copy_their_options():
+    z,y,_ = batch(0)
+    assert [p for p in SCL().parameters()]==[] and SCL().state_dict()=={}
+    loss = copy.deepcopy(HSCL(4., tau=.5, reduction='none'))
+    assert_close(loss(z, y), contrastive_loss(z, y, beta=4., tau=.5, reduction='none'), equal_nan=True)
+    loss.beta = -1.
+    with pytest.raises(ValueError, match='beta: expected'): loss(z, y)
+    assert repr(UCL(q='sum'))=="UCL(beta=0.0, supervised=False, q='sum')"
+
+z0, y0 = torch.eye(4), torch.tensor([0,0,1,1])
+bad = [
+    (dict(z=[[1.]]), TypeError, 'z: expected a torch tensor'),
+    (dict(z=z0[0]), ValueError, 'z: expected a tensor of shape (n, d)'),
+    (dict(z=z0[:0], y=y0[:0]), ValueError, 'z: expected at least 2 row(s)'),
+    (dict(z=z0[:1], y=y0[:1]), ValueError, 'z: expected at least 2 row(s)'),
+    (dict(z=z0.long()), TypeError, 'z: expected floating-point'),
+    (dict(z=z0/torch.tensor([1.,1,1,0])), ValueError, 'z: expected finite embeddings'),
+    (dict(y=[0,0,1,1]), TypeError, 'y: expected a torch tensor'),
+    (dict(y=y0.double()), TypeError, 'y: expected integer labels'),
+    (dict(y=y0>0), TypeError, 'y: expected integer labels'),
+    (dict(y=y0[:3]), ValueError, 'y: expected 4 labels'),
+    (dict(y=y0[:,None]), ValueError, 'y: expected 4 labels'),
+    (dict(y=y0.to('meta')), ValueError, 'y: expected labels on cpu'),
+    (dict(y=torch.arange(4)), ValueError, '4 labels, all different'),
+    (dict(y=torch.arange(4), supervised=False), ValueError, '4 labels, all different'),
+    (dict(y=0*y0), ValueError, '4 labels, all equal'),
+    (dict(beta=-.1), ValueError, 'beta: expected a finite number >= 0, got -0.1'),
+    (dict(beta=math.nan), ValueError, 'beta: expected'),
+    (dict(beta=math.inf), ValueError, 'beta: expected'),
+    (dict(beta=torch.tensor(1.)), TypeError, 'beta: expected'),
+    (dict(tau=0.), ValueError, 'tau: expected a finite number > 0'),
+    (dict(tau=-1), ValueError, 'tau: expected a finite number > 0'),
+    (dict(alpha=-1.), ValueError, 'alpha: expected'),
+    (dict(q=0.), ValueError, 'q: expected a finite number > 0'),
+    (dict(q='mean'), ValueError, "q: expected a number > 0, or 'sum', got 'mean'"),
+    (dict(tau_plus=1.), ValueError, 'tau_plus: expected a class prior in [0, 1), got 1.0'),
+    (dict(tau_plus=-.1), ValueError, 'tau_plus: expected'),
+    (dict(reduction='sum'), ValueError, 'reduction: expected one of mean, none'),
+    (dict(supervised='yes'), ValueError, 'supervised: expected one of True, False'),
+    (dict(detach=None), ValueError, 'detach: expected one of True, False'),
+]
+
+@pytest.mark.parametrize('kw, err, msg', bad)
+def test_bad_input_is_named(kw, err, msg):
+    with pytest.raises(err) as e: contrastive_loss(**{'z': z0, 'y': y0, **kw})
+    assert msg in str(e.value)
+    options = {k: v for k,v in kw.items() if k not in ('z', 'y')}
+    if set(options)==set(kw): # options are refused when the module is made, before any batch
+        with pytest.raises(err) as e: ContrastiveLoss(**options)
+        assert msg in str(e.value)
+
+@pytest.mark.parametrize('kw', [dict(z=torch.full((4, 4), math.nan)), dict(y=torch.arange(4)), dict(y=0*y0)])
+def test_without_validation_the_loss_is_nan_not_a_number_made_up(kw):
+    assert contrastive_loss(**{'z': z0, 'y': y0, **kw}, validate=False).isnan()
+
+@pytest.mark.parametrize('y', [torch.ones(3), [0, 0], torch.zeros(2, 2, dtype=torch.long), 3])
+def test_anchors_refuses_what_is_no_label_vector(y):
+    with pytest.raises((TypeError, ValueError), match='y: expected'): anchors(y)
