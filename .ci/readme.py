@@ -5,12 +5,13 @@ from pathlib import Path
 root = Path(__file__).resolve().parent.parent
 
 def markdown(cell):
-    "A cell as GitHub Markdown; hidden cells vanish, outputs of text are shown as comments of the code would be."
+    "A cell as GitHub Markdown; hidden cells vanish, printed text follows its code."
     s = ''.join(cell['source'])
     if cell['cell_type']=='markdown': return re.sub(r'\]\((?!http|#)([^)]+)\)', r'](nbs/\1)', s)
     if '#| hide' in s: return ''
-    code = '\n'.join(l for l in s.splitlines() if not l.startswith('#|'))
     out = ''.join(''.join(o.get('text', '')) for o in cell['outputs'])
+    if '#| echo: false' in s: return f'```\n{out.rstrip()}\n```'
+    code = '\n'.join(l for l in s.splitlines() if not l.startswith('#|'))
     return f'```python\n{code}\n```' + (f'\n\n```\n{out.rstrip()}\n```' if out else '')
 
 def readme():

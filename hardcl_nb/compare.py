@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['grid', 'run_all', 'collect', 'hardcl_compare']
 
-# %% ../nbs/27_compare.ipynb #ee586276
-import json, os
+# %% ../nbs/27_compare.ipynb #53a87a90
+import json, os, sys
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from fastcore.script import call_parse
 from .cli import as_list, as_number, one_line_errors
 
-# %% ../nbs/27_compare.ipynb #2e1a3800
+# %% ../nbs/27_compare.ipynb #5cdb0a80
 def grid(
     data:list[str],     # Data sets
     methods:list[str],  # Methods
@@ -30,7 +32,7 @@ def grid(
     if not pairs: raise ValueError(f'betas: expected a hardness > 0 for {methods}, got {betas}')
     return [RunConfig(data=d, method=m, beta=float(b), norm=n, seed=s, **settings) for d in data for n in norms for m,b in pairs for s in seeds]
 
-# %% ../nbs/27_compare.ipynb #e85585ef
+# %% ../nbs/27_compare.ipynb #c81130be
 def _one(job):
     "One run in a worker process, on one core."
     import torch
@@ -41,7 +43,16 @@ def _one(job):
     run(cfg, Path(out)/'runs'/run_name(cfg), resume=not overwrite, overwrite=overwrite)
     return run_name(cfg)
 
-# %% ../nbs/27_compare.ipynb #074043c7
+# %% ../nbs/27_compare.ipynb #36404e7a
+@contextmanager
+def _no_main():
+    "Hide the main program from processes that are started in a `with` block."
+    main = sys.modules['__main__']
+    sys.modules['__main__'] = ModuleType('__main__')
+    try: yield
+    finally: sys.modules['__main__'] = main
+
+# %% ../nbs/27_compare.ipynb #003daf1e
 def run_all(
     cfgs:list,              # Settings of the runs
     out:str|Path,           # Folder of the comparison; each run has a folder under `runs/` in it
@@ -57,11 +68,12 @@ def run_all(
     jobs = [(asdict(c), str(out), overwrite) for c in cfgs]
     n = min(workers or min(os.cpu_count() or 1, 8), len(jobs))
     with ProcessPoolExecutor(n, mp_context=get_context('spawn')) as pool:
+        with _no_main(): done = pool.map(_one, jobs)
         try:
-            for name in tqdm(pool.map(_one, jobs), total=len(jobs), desc='runs', unit='run', disable=not progress, dynamic_ncols=True): pass
+            for _ in tqdm(done, total=len(jobs), desc='runs', unit='run', disable=not progress, dynamic_ncols=True): pass
         except BaseException: pool.shutdown(cancel_futures=True); raise
 
-# %% ../nbs/27_compare.ipynb #a1cf9d0a
+# %% ../nbs/27_compare.ipynb #9a24077a
 def collect(
     out:str|Path    # Folder of the comparison
 ) -> tuple[list[dict], list[dict]]: # Rows of metrics, rows of final spectra
@@ -79,7 +91,7 @@ def collect(
     write_csv(Path(out)/'spectra.csv', spectra)
     return rows, spectra
 
-# %% ../nbs/27_compare.ipynb #ae554763
+# %% ../nbs/27_compare.ipynb #e4ab58fc
 _intro = ('Final numbers: mean over seeds ± one standard deviation. NC: do all seeds reach Neural Collapse, by zero-sum ≤ 0.05, unit-norm ≤ 0.01 and equal-inner ≤ 0.03? '
     'Gap: loss minus the provable lower bound on a class-balanced probe; it does not exist without normalisation.')
 
@@ -96,7 +108,7 @@ def _compare(cfgs, out, workers, overwrite):
     print(text_table(rows))
     print(f'{len({tuple(r[k] for k in ("data", "norm", "method", "beta", "seed")) for r in rows})} runs; open {out}/report.html')
 
-# %% ../nbs/27_compare.ipynb #950ba3ce
+# %% ../nbs/27_compare.ipynb #0a47e966
 def _check_folder(out, workers, resume, overwrite):
     "Refuse a folder that is not fit for a comparison."
     if workers<0: raise ValueError(f'workers: expected a whole number >= 0, got {workers}')
@@ -105,7 +117,7 @@ def _check_folder(out, workers, resume, overwrite):
     if ((out/'runs').exists() or (out/'config.json').exists()) and not (resume or overwrite):
         raise ValueError(f'out: expected a new folder, or --resume or --overwrite, got {out}, which already holds a run')
 
-# %% ../nbs/27_compare.ipynb #5b36ed93
+# %% ../nbs/27_compare.ipynb #18b1b447
 @call_parse
 def hardcl_compare(
     data:str='digits',               # Data sets, comma-separated: digits, latent100

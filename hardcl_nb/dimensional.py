@@ -6,16 +6,16 @@
 __all__ = ['harmonic_frame', 'spread', 'second_order_price', 'fit_rank', 'similarity_law', 'price_of_rank', 'floor_certificate',
            'escape_rate', 'distance_nce', 'flow_covariances', 'train_linear']
 
-# %% ../nbs/10_dimensional.ipynb #43861ddc
+# %% ../nbs/10_dimensional.ipynb #d0205150
 import math
 import torch
 from math import comb
 from torch import Tensor
 from .bounds import scl_bound
-from .checks import need, check_choice, check_count, check_embeddings, check_number
+from .checks import need, check_count, check_embeddings, check_number
 from .free import collapsed_loss, fit_means
 
-# %% ../nbs/10_dimensional.ipynb #0027c72f
+# %% ../nbs/10_dimensional.ipynb #13524c35
 def harmonic_frame(
     num_classes:int, # C
     rank:int,        # r, 1 <= r <= C-1; r or C must be even
@@ -30,7 +30,7 @@ def harmonic_frame(
     if r%2: f.append(torch.cos(C//2*angle)/math.sqrt(r)) # alternating signs: one direction, not a plane
     return torch.stack(f, 1).to(dtype)
 
-# %% ../nbs/10_dimensional.ipynb #5d0130dc
+# %% ../nbs/10_dimensional.ipynb #4e07050e
 def _check_rank(rank, num_classes, low=1):
     "A rank that centred means of `num_classes` classes can have."
     C = check_count(num_classes, 'num_classes', 2)
@@ -38,7 +38,7 @@ def _check_rank(rank, num_classes, low=1):
     need(r<=C-1, 'rank', r, f'at most num_classes - 1 = {C-1}, the rank of C centred means')
     return r
 
-# %% ../nbs/10_dimensional.ipynb #414172d8
+# %% ../nbs/10_dimensional.ipynb #4f40c568
 def spread(
     rank:int,       # r, the number of directions that the means span, 1 <= r <= C-1
     num_classes:int # C
@@ -47,7 +47,7 @@ def spread(
     r,C = _check_rank(rank, num_classes), num_classes
     return C/(C-1)*(1/r-1/(C-1))
 
-# %% ../nbs/10_dimensional.ipynb #7b99fbff
+# %% ../nbs/10_dimensional.ipynb #ac9ab3a2
 def second_order_price(
     rank:int,        # r, the number of directions that the means span, 1 <= r <= C-1
     num_classes:int, # C
@@ -57,7 +57,7 @@ def second_order_price(
     b,V = check_number(beta, 'beta', low=0), spread(rank, num_classes)
     return (1+2*b)/2*V/(1+math.exp(num_classes/(num_classes-1)))
 
-# %% ../nbs/10_dimensional.ipynb #88ea5680
+# %% ../nbs/10_dimensional.ipynb #e263bce4
 def fit_rank(
     rank:int,        # r, 1 <= r <= C-1
     num_classes:int, # C
@@ -73,7 +73,7 @@ def fit_rank(
     loss = torch.stack([collapsed_loss(m, beta=beta) for m in runs])
     return loss-scl_bound(num_classes), runs[int(loss.argmin())]
 
-# %% ../nbs/10_dimensional.ipynb #65534f8a
+# %% ../nbs/10_dimensional.ipynb #c7288e91
 def _degree(r, C, most=24):
     "Largest t <= most with D(r, t) <= C: below it, `nu` behaves like a positive measure."
     def D(t): return 2*comb(r+t//2-1, r-1) if t%2 else comb(r+t//2-1, r-1)+comb(r+t//2-2, r-1)
@@ -87,7 +87,7 @@ def _sphere_rule(r, n=64):
     x,v = torch.linalg.eigh(torch.diag(b.sqrt(), 1)+torch.diag(b.sqrt(), -1))
     return x, v[0]**2
 
-# %% ../nbs/10_dimensional.ipynb #9c93de4a
+# %% ../nbs/10_dimensional.ipynb #49518ede
 def _gauss(x, w, k):
     "The k-point Gauss rule of the measure with weights `w` at `x`, by Stieltjes' recurrence."
     a,b,p0,p1 = [],[0.],torch.zeros_like(x),torch.ones_like(x)
@@ -100,7 +100,7 @@ def _gauss(x, w, k):
     y,v = torch.linalg.eigh(torch.diag(torch.tensor(a, dtype=x.dtype))+torch.diag(off, 1)+torch.diag(off, -1))
     return y, w.sum()*v[0]**2
 
-# %% ../nbs/10_dimensional.ipynb #6a6b6f79
+# %% ../nbs/10_dimensional.ipynb #d85d0000
 def similarity_law(
     rank:int,       # r, 1 <= r <= C-1
     num_classes:int # C
@@ -116,7 +116,7 @@ def similarity_law(
     u = u/(1+y)
     return torch.cat([y.new_full((1,), -1.), y]), torch.cat([(1-1/C-u.sum())[None], u])
 
-# %% ../nbs/10_dimensional.ipynb #5547ec1f
+# %% ../nbs/10_dimensional.ipynb #1ef44762
 def price_of_rank(
     rank:int,        # r, the number of directions that the means span, 1 <= r <= C-1
     num_classes:int, # C
@@ -129,7 +129,7 @@ def price_of_rank(
     A = torch.logsumexp(w+(1+b)*s, 0)-torch.logsumexp(w+b*s, 0)
     return math.log1p(math.exp(A.item()-1))-math.log1p(math.exp(-num_classes/(num_classes-1)))
 
-# %% ../nbs/10_dimensional.ipynb #08a8e94e
+# %% ../nbs/10_dimensional.ipynb #b72b94f3
 def _gegenbauer(r, t, x):
     "P_0..P_t of R^r at x with P_k(1) = 1, and their derivatives: each (len(x), t+1)."
     p,d = [torch.ones_like(x), x],[torch.zeros_like(x), torch.ones_like(x)]
@@ -138,7 +138,7 @@ def _gegenbauer(r, t, x):
         d.append(((2*k+r-2)*(p[k]+x*d[k])-k*d[k-1])/(k+r-2))
     return torch.stack(p, 1), torch.stack(d, 1)
 
-# %% ../nbs/10_dimensional.ipynb #407f1ae9
+# %% ../nbs/10_dimensional.ipynb #e5df542e
 def floor_certificate(
     rank:int,        # r, 2 <= r <= C-1
     num_classes:int, # C
@@ -157,7 +157,7 @@ def floor_certificate(
     top = h(x).abs().max()
     return (f[1:].min()/top).item(), ((h(x)-_gegenbauer(r, t, x)[0]@f).min()/top).item()
 
-# %% ../nbs/10_dimensional.ipynb #39c91d07
+# %% ../nbs/10_dimensional.ipynb #15137045
 def escape_rate(
     rank:int,        # r, the number of directions that are alive, 1 <= r <= C-2
     num_classes:int, # C
@@ -169,7 +169,7 @@ def escape_rate(
     need(r<=C-2, 'rank', r, f'at most num_classes - 2 = {C-2}: a lost dimension')
     return 2/(1+math.exp(C/(C-1)))*(1+b if detach else 1+2*b)/r*C/(C-1)
 
-# %% ../nbs/10_dimensional.ipynb #1b649c4b
+# %% ../nbs/10_dimensional.ipynb #0396b440
 def _scores(z, z_plus, beta):
     "Log of the terms in the denominator: negatives (N, N) with -inf on the diagonal, and the positive (N,)."
     sq = z.square().sum(1)
@@ -181,7 +181,7 @@ def _check_pair(a, b, names):
     check_embeddings(a, names[0], min_rows=2); check_embeddings(b, names[1], min_rows=2)
     need(a.shape==b.shape, names[1], f'shape {tuple(b.shape)}', f'shape {tuple(a.shape)}, as {names[0]} has')
 
-# %% ../nbs/10_dimensional.ipynb #bd363942
+# %% ../nbs/10_dimensional.ipynb #0099d01c
 def distance_nce(
     z:Tensor,      # Embeddings, (N, d)
     z_plus:Tensor, # Embeddings of their augmented views, (N, d)
@@ -192,7 +192,7 @@ def distance_nce(
     neg,pos = _scores(z, z_plus, check_number(beta, 'beta', low=0))
     return torch.logaddexp(neg.logsumexp(1)-pos, torch.zeros_like(pos)).mean()
 
-# %% ../nbs/10_dimensional.ipynb #fbf553b9
+# %% ../nbs/10_dimensional.ipynb #ba8da484
 def flow_covariances(
     x:Tensor,        # Inputs, (N, p)
     x_plus:Tensor,   # Their augmented views, (N, p)
@@ -210,7 +210,7 @@ def flow_covariances(
     diff = x_plus-x
     return x.T@(a.sum(1, keepdim=True)*x-a@x)/len(x), diff.T@((1-positive)*diff)/len(x)
 
-# %% ../nbs/10_dimensional.ipynb #30a89553
+# %% ../nbs/10_dimensional.ipynb #62a54807
 def train_linear(
     x:Tensor,               # Inputs, (N, p)
     x_plus:Tensor,          # Their augmented views, (N, p)

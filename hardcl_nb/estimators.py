@@ -5,30 +5,30 @@
 # %% auto #0
 __all__ = ['sampled_loss', 'finite_k_loss', 'sampling_error', 'debias', 'gradient_weights']
 
-# %% ../nbs/12_estimators.ipynb #b9afae0a
+# %% ../nbs/12_estimators.ipynb #0dbb40af
 import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from .checks import check_choice, check_count, check_embeddings, check_labels, check_number, need
+from .losses import _check_pairs, _class_sizes
 
-# %% ../nbs/12_estimators.ipynb #72467686
+# %% ../nbs/12_estimators.ipynb #8d9e4ad3
 def _batch(z, y, supervised):
     "Checked z (half precision goes up to single), y, and each row's number of positives."
     y = check_labels(y, len(check_embeddings(z, min_rows=2)), device=z.device)
-    _,own,count = y.unique(return_inverse=True, return_counts=True)
-    need(bool((count>1).any()), 'y', 'labels that are all different', 'two rows with the same label at least (a positive pair)')
-    need(len(count)>1 or not supervised, 'y', 'one label only', 'two different labels at least (a negative)')
-    return z.float() if z.dtype in (torch.float16, torch.bfloat16) else z, y, count[own]-1
+    size = _class_sizes(y)
+    _check_pairs(size, supervised)
+    return z if z.dtype==torch.float64 else z.float(), y, size-1
 
-# %% ../nbs/12_estimators.ipynb #9f390660
+# %% ../nbs/12_estimators.ipynb #3b9dc6fb
 def _pools(y, rows, supervised):
     "Masks (b, n) of the positives and of the allowed negatives of the anchors `rows`."
     same = y[rows][:,None]==y
     self = rows[:,None]==torch.arange(len(y), device=y.device)
     return same&~self, ~(same if supervised else self)
 
-# %% ../nbs/12_estimators.ipynb #6f0d78d3
+# %% ../nbs/12_estimators.ipynb #f7d28bcf
 def _similar(z, rows, tau):
     "Similarities (b, n) of the anchors `rows` to all, but for a constant in each row, which keeps small differences exact."
     with torch.autocast(z.device.type, enabled=False): return (z[rows]/tau)@(z-z.detach().mean(0)).T
@@ -45,7 +45,7 @@ def _log_q(q, s, neg):
     "log q, (b, 1); 'sum' counts the allowed negatives."
     return neg.sum(1, keepdim=True).to(s).log() if q=='sum' else s.new_full((len(s),1), math.log(q))
 
-# %% ../nbs/12_estimators.ipynb #8f5c2490
+# %% ../nbs/12_estimators.ipynb #9210a651
 def _drawn(z, y, rows, m, k, beta, supervised, alpha, q, tau, generator):
     "Sum over the anchors `rows` of the mean over their positives."
     pos,neg = _pools(y, rows, supervised)
@@ -58,7 +58,7 @@ def _drawn(z, y, rows, m, k, beta, supervised, alpha, q, tau, generator):
     x = A[i,turn]-s[i,p]+_log_q(q, s, neg)[i,0]
     return (_infonce(x, alpha)/m[rows][i]).sum()
 
-# %% ../nbs/12_estimators.ipynb #57fe0d16
+# %% ../nbs/12_estimators.ipynb #ec6c040d
 class _InBlocks(torch.autograd.Function):
     "The sum of `f(z, rows)` over blocks of rows; each block's gradient is formed in the forward pass."
     @staticmethod
@@ -76,16 +76,17 @@ class _InBlocks(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, g): return g*ctx.saved_tensors[0], None, None
 
-# %% ../nbs/12_estimators.ipynb #c3fc1360
-def _check_options(beta, alpha, q, tau):
-    "Refuse numbers outside their range."
+# %% ../nbs/12_estimators.ipynb #b42a7303
+def _check_options(beta, alpha, q, tau, **switches):
+    "Refuse options outside their range."
     check_number(beta, 'beta', low=0)
     check_number(alpha, 'alpha', low=0)
-    if isinstance(q, str): check_choice(q, 'q', ('sum', 'a number > 0'))
+    if isinstance(q, str): need(q=='sum', 'q', repr(q), "a number > 0, or 'sum'")
     else: check_number(q, 'q', low=0, strict=True)
     check_number(tau, 'tau', low=0, strict=True)
+    for a,x in switches.items(): check_choice(x, a, (True, False))
 
-# %% ../nbs/12_estimators.ipynb #2ed365af
+# %% ../nbs/12_estimators.ipynb #036a5d79
 def sampled_loss(
     z:Tensor,              # Embeddings, (n, d)
     y:Tensor,              # Labels, (n,)
@@ -100,20 +101,20 @@ def sampled_loss(
     chunk:int|None=None    # Anchors at a time; None keeps a block below 2²² numbers
 ) -> Tensor: # The loss, a scalar
     "Contrastive loss with k drawn negatives per positive pair; no gradient through the draws (Jiang et al. 2023, the estimator of their experiments)."
-    z,y,m = _batch(z, y, supervised)
     k = check_count(k, 'k')
-    _check_options(beta, alpha, q, tau)
+    _check_options(beta, alpha, q, tau, supervised=supervised)
+    z,y,m = _batch(z, y, supervised)
     need(generator is None or generator.device.type==z.device.type, 'generator', f'one on {generator and generator.device}', f'a generator on {z.device}, where z is')
     rows = m.nonzero()[:,0]
     chunk = max(1, 2**22//max(len(z), k*int(m.max()))) if chunk is None else check_count(chunk, 'chunk')
     part = lambda z, rows: _drawn(z, y, rows, m, k, beta, supervised, alpha, q, tau, generator)
     return _InBlocks.apply(z, part, rows.split(chunk))/len(rows)
 
-# %% ../nbs/12_estimators.ipynb #b2cfb659
+# %% ../nbs/12_estimators.ipynb #527c1464
 def _pairs(z, y, beta, supervised, detach, alpha, q, tau):
     "In double precision: log w and log q e^t, (pairs, n); the negative mask; each pair's share of the mean."
+    _check_options(beta, alpha, q, tau, supervised=supervised, detach=detach)
     z,y,m = _batch(z, y, supervised)
-    _check_options(beta, alpha, q, tau)
     z,rows = z.double(), m.nonzero()[:,0]
     pos,neg = _pools(y, rows, supervised)
     s = _similar(z, rows, tau)
@@ -121,7 +122,21 @@ def _pairs(z, y, beta, supervised, detach, alpha, q, tau):
     i,p = pos.nonzero(as_tuple=True)
     return lw[i], s[i]-s[i,p][:,None]+_log_q(q, s, neg)[i], neg[i], (m[rows][i]*len(rows)).to(s).reciprocal()
 
-# %% ../nbs/12_estimators.ipynb #9bae146a
+# %% ../nbs/12_estimators.ipynb #c5134037
+def _expected(lw, e, neg, k, alpha):
+    "E log(α + (1/k) Σ_l e^{e_l}) for k draws from w, (pairs,); `lw` = log w, `e` = log q e^t and `neg` are (pairs, n)."
+    logc = _infonce((lw+e).logsumexp(1), alpha)               # log of the mean of x, which sets the scale
+    w, x, a = lw.exp(), (e-logc[:,None]).masked_fill(~neg, -math.inf).exp()/k, alpha*(-logc).exp()
+    least = (a+k*x.masked_fill(~neg, math.inf).amin(1)).detach() # the integrand has died off at u = 40/least
+    need(bool((least>1e-100).all()), 'tau', 'one that is too small', 'a temperature at which e^t spans less than 100 orders of magnitude')
+    out, v, top, h = logc, -38., 3.7-float(least.log().min()), .2
+    while v<top:
+        u = math.exp(v)
+        phi = (w*torch.expm1(-u*x)).sum(1).clamp(min=-1+1e-16) # φ - 1, to full precision where u is small
+        out, v = out+h*(math.exp(-u)-(k*phi.log1p()-u*a).exp()), v+h
+    return out
+
+# %% ../nbs/12_estimators.ipynb #e9ebe276
 def finite_k_loss(
     z:Tensor,              # Embeddings, (n, d); memory is that of (pairs, n)
     y:Tensor,              # Labels, (n,)
@@ -133,20 +148,11 @@ def finite_k_loss(
     alpha:float=1., q:float|str=1., tau:float=1. # α >= 0; q > 0 or 'sum'; τ > 0
 ) -> Tensor: # E `sampled_loss`, a scalar of z's dtype
     "The expectation of `sampled_loss` over its draws, by one-dimensional quadrature; exact in float64."
-    k, h = check_count(k, 'k'), .2
+    k = check_count(k, 'k')
     lw,e,neg,share = _pairs(z, y, beta, supervised, detach, alpha, q, tau)
-    logc = _infonce((lw+e).logsumexp(1), alpha)               # log of the mean of x, which sets the scale
-    w, x, a = lw.exp(), (e-logc[:,None]).masked_fill(~neg, -math.inf).exp()/k, alpha*(-logc).exp()
-    least = (a+k*x.masked_fill(~neg, math.inf).amin(1)).detach() # the integrand has died off at u = 40/least
-    need(bool((least>1e-100).all()), 'tau', tau, 'a temperature at which e^t spans less than 100 orders of magnitude')
-    out, v, top = logc, -38., 3.7-float(least.log().min())
-    while v<top:
-        u = math.exp(v)
-        phi = (w*torch.expm1(-u*x)).sum(1).clamp(min=-1+1e-16) # φ - 1, to full precision where u is small
-        out, v = out+h*(math.exp(-u)-(k*phi.log1p()-u*a).exp()), v+h
-    return (out*share).sum().to(z.dtype)
+    return (_expected(lw, e, neg, k, alpha)*share).sum().to(z.dtype)
 
-# %% ../nbs/12_estimators.ipynb #8f03f93a
+# %% ../nbs/12_estimators.ipynb #cc543509
 def sampling_error(
     z:Tensor,              # Embeddings, (n, d)
     y:Tensor,              # Labels, (n,)
@@ -157,13 +163,13 @@ def sampling_error(
     alpha:float=1., q:float|str=1., tau:float=1. # α >= 0; q > 0 or 'sum'; τ > 0
 ) -> tuple[Tensor, Tensor]: # Bias against k → ∞ and standard deviation of `sampled_loss`, scalars
     "Bias and standard deviation of `sampled_loss` to leading order in 1/k (delta method)."
-    lw,e,_,share = _pairs(z.detach(), y, beta, supervised, True, alpha, q, tau)
+    with torch.no_grad(): lw,e,_,share = _pairs(z, y, beta, supervised, True, alpha, q, tau)
     one, two = (lw+e).logsumexp(1), (lw+2*e).logsumexp(1)
     r = (one-_infonce(one, alpha)).exp()
     var = r**2*torch.expm1(two-2*one)/check_count(k, 'k') # of each pair
     return -(var*share).sum().to(z.dtype)/2, (var*share**2).sum().sqrt().to(z.dtype)
 
-# %% ../nbs/12_estimators.ipynb #fd5d10ae
+# %% ../nbs/12_estimators.ipynb #6515d4e7
 def debias(
     log_mean:Tensor,  # A = log E_w e^s over unlabelled negatives, any shape
     s_pos:Tensor,     # Log of the positives' mean e^s; with one positive its similarity; broadcasts to A
@@ -171,6 +177,7 @@ def debias(
     floor:float=-math.inf  # The clamp, as a logarithm; -1/τ for unit vectors
 ) -> Tensor: # log of the debiased mean, same shape
     "log max{(e^A - τ⁺ e^s_pos)/(1 - τ⁺), e^floor} (Chuang et al. 2020, section 4; Robinson et al. 2021, section 3)."
+    for x,a in [(log_mean, 'log_mean'), (s_pos, 's_pos')]: need(isinstance(x, Tensor) and x.is_floating_point(), a, type(x).__name__, 'a floating-point tensor', TypeError)
     prior = torch.as_tensor(tau_plus, dtype=log_mean.dtype, device=log_mean.device)
     need(bool(((prior>=0)&(prior<1)).all()), 'tau_plus', tau_plus, 'a prior in [0, 1)')
     gone = prior.log()+s_pos-log_mean # log of the part that is taken away, relative to the whole
@@ -178,7 +185,7 @@ def debias(
     left = log_mean+torch.log(-torch.expm1(torch.where(some, gone, -1.)))-torch.log1p(-prior)
     return torch.where(some, left, -math.inf).clamp(min=floor)
 
-# %% ../nbs/12_estimators.ipynb #03f31214
+# %% ../nbs/12_estimators.ipynb #ebccbf06
 def gradient_weights(
     c:Tensor,           # Inner products of an anchor with its negatives, (..., k)
     c_pos:Tensor,       # Inner product with the positive, (...)
@@ -189,7 +196,8 @@ def gradient_weights(
     alpha:float=1., q:float=1. # α >= 0, q > 0
 ) -> Tensor: # dℓ/dc_j, (..., k); their sum is minus the derivative in c_pos
     "How strongly the exact loss of one pair pushes each negative away; below 0: pulls it closer."
-    _check_options(beta, alpha, q, tau)
+    _check_options(beta, alpha, check_number(q, 'q', low=0, strict=True), tau, detach=detach)
+    for x,a in [(c, 'c'), (c_pos, 'c_pos')]: need(isinstance(x, Tensor) and x.is_floating_point(), a, type(x).__name__, 'a floating-point tensor', TypeError)
     need(c.ndim>=1 and c.shape[:-1]==c_pos.shape, 'c_pos', f'shape {tuple(c_pos.shape)}', f'shape {tuple(c.shape[:-1])}, one positive for each row of c')
     s, s_pos = c/tau, c_pos/tau
     hard, law = ((1+beta)*s).softmax(-1), (beta*s).softmax(-1)

@@ -6,7 +6,7 @@
 __all__ = ['group_keys', 'nc_limits', 'table_cols', 'sides', 'nc_labels', 'groups', 'over_seeds', 'final_rows', 'reaches_nc',
            'table', 'text_table', 'plot_curves', 'plot_spectra', 'write_report', 'standard_figures']
 
-# %% ../nbs/25_report.ipynb #4dd13860
+# %% ../nbs/25_report.ipynb #0d6662fb
 import base64, math
 from collections.abc import Sequence
 from html import escape
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from .checks import need
 from .figures import beta_colors, house_style
 
-# %% ../nbs/25_report.ipynb #ab31a184
+# %% ../nbs/25_report.ipynb #4d5f73f2
 group_keys:tuple[str, ...] = ('data', 'norm', 'method', 'beta')
 
 def groups(
@@ -31,7 +31,7 @@ def groups(
     for r in rows: out[tuple(r[k] for k in group_keys)].append(r)
     return out
 
-# %% ../nbs/25_report.ipynb #7ae019ce
+# %% ../nbs/25_report.ipynb #a1ec9dc9
 def over_seeds(
     rows:Sequence[dict], # Rows of one group
     key:str,             # Column
@@ -42,7 +42,7 @@ def over_seeds(
     vals = [np.array([r[key] for r in rows if r[at]==x], dtype=float) for x in xs]
     return np.array(xs), np.array([v.mean() for v in vals]), np.array([v.std(ddof=1) if len(v)>1 else 0. for v in vals])
 
-# %% ../nbs/25_report.ipynb #d91df401
+# %% ../nbs/25_report.ipynb #9557a091
 nc_limits:dict[str, float] = dict(zero_sum=.05, unit_norm=.01, equal_inner=.03)
 
 def final_rows(
@@ -58,39 +58,41 @@ def reaches_nc(
     "Is this Neural Collapse, by the limits of `nc_limits`?"
     return all(row[k]<=v for k,v in nc_limits.items())
 
-# %% ../nbs/25_report.ipynb #6d0c7555
+# %% ../nbs/25_report.ipynb #57009be6
 table_cols:dict[str, str] = dict(loss='loss', gap='gap', zero_sum='zero-sum', unit_norm='unit-norm', equal_inner='equal-inner',
     within_class='within-class', effective_rank='eff. rank', train_acc='train acc', test_acc='test acc')
 
 def table(
-    rows:Sequence[dict] # Rows of metrics files
+    rows:Sequence[dict],                    # Rows of metrics files
+    keys:Sequence[str]=tuple(table_cols)    # Columns to show, of `table_cols`
 ) -> tuple[list[str], list[list[str]]]: # Header, and the cells of each line, as text
     "The final numbers of each group: mean over seeds, with the standard deviation if there are several."
-    head = ['data', 'norm', 'method', 'β', 'seeds', *table_cols.values(), 'NC']
+    head = ['data', 'norm', 'method', 'β', 'seeds', *(table_cols[k] for k in keys), 'NC']
     lines = []
     for g,rs in groups(rows).items():
         rs = final_rows(rs)
-        cells = [_mean_std([r[k] for r in rs], 1 if k=='effective_rank' else 3) for k in table_cols]
+        cells = [_mean_std([r[k] for r in rs], 1 if k=='effective_rank' else 3) for k in keys]
         lines.append([*g[:2], g[2].upper(), f'{g[3]:g}', str(len(rs)), *cells, 'yes' if all(map(reaches_nc, rs)) else 'no'])
     return head, lines
 
-# %% ../nbs/25_report.ipynb #2a253825
+# %% ../nbs/25_report.ipynb #44863f99
 def _mean_std(vals, digits):
     "Mean ± standard deviation as text."
     v = np.array(vals, dtype=float)
     if np.isnan(v).any(): return '–'
     return f'{v.mean():.{digits}f}' + (f' ±{v.std(ddof=1):.{digits}f}' if len(v)>1 else '')
 
-# %% ../nbs/25_report.ipynb #21b16726
+# %% ../nbs/25_report.ipynb #ad89466d
 def text_table(
-    rows:Sequence[dict] # Rows of metrics files
+    rows:Sequence[dict],                    # Rows of metrics files
+    keys:Sequence[str]=tuple(table_cols)    # Columns to show, of `table_cols`
 ) -> str: # Lines of equal length
     "The table for a terminal."
-    head,lines = table(rows)
+    head,lines = table(rows, keys)
     width = [max(map(len, c)) for c in zip(head, *lines)]
     return '\n'.join('  '.join(c.ljust(w) if i<3 else c.rjust(w) for i,(c,w) in enumerate(zip(l, width))) for l in [head, *lines])
 
-# %% ../nbs/25_report.ipynb #e324ad60
+# %% ../nbs/25_report.ipynb #8dd270c1
 sides:dict[str, tuple[str, str]] = {'supervised: SCL (β = 0), HSCL': ('scl', 'hscl'), 'unsupervised: UCL (β = 0), HUCL': ('ucl', 'hucl')}
 
 def plot_curves(
@@ -102,7 +104,7 @@ def plot_curves(
     gs = groups(rows)
     present = {t: ms for t,ms in sides.items() if any(g[2] in ms for g in gs)}
     cols = beta_colors([g[3] for g in gs])
-    with house_style(figure__figsize=(4.2*len(present), .4+2.2*len(keys))):
+    with house_style(figure__figsize=(.8+4.2*len(present), .4+2.2*len(keys))):
         fig,axs = plt.subplots(len(keys), len(present), squeeze=False, sharex=True, sharey='row')
         for line,(k,label) in zip(axs, keys.items()):
             for ax,ms in zip(line, present.values()):
@@ -110,19 +112,25 @@ def plot_curves(
                     if g[2] in ms: _band(ax, *over_seeds(rs, k), cols[g[3]], f'β = {g[3]:g}')
                 if log: ax.set_yscale('log')
             line[0].set_ylabel(label)
-        for ax,t in zip(axs[0], present): ax.set_title(t, fontsize=10); ax.legend(fontsize=8)
+        for ax,t in zip(axs[0], present): ax.set_title(t, fontsize=10)
         for ax in axs[-1]: ax.set_xlabel('step')
+        _legend(fig)
     return fig
 
-# %% ../nbs/25_report.ipynb #bd4fe382
+# %% ../nbs/25_report.ipynb #e59f2b32
 def _band(ax, x, mean, std, color, label):
     "A line, and a band of one standard deviation that never leaves the positive numbers."
     ax.plot(x, mean, color=color, label=label)
     if std.any(): ax.fill_between(x, np.maximum(mean-std, mean/10), mean+std, color=color, alpha=.2, lw=0)
 
+def _legend(fig):
+    "One legend for all panels, beside them."
+    lines = {l.get_label(): l for ax in fig.axes for l in ax.lines if not l.get_label().startswith('_')}
+    fig.legend(lines.values(), lines, loc='outside right upper', fontsize=9)
+
 nc_labels:dict[str, str] = dict(zero_sum='zero-sum  ‖mean μ‖', unit_norm='unit-norm  |‖μ‖ − 1|', equal_inner='equal-inner  |cos + 1/(C−1)|')
 
-# %% ../nbs/25_report.ipynb #9be46795
+# %% ../nbs/25_report.ipynb #2136798d
 def plot_spectra(
     spectra:Sequence[dict],  # Rows with data, norm, method, beta, seed, step, index, value: one data set, one normalisation
     floor:float=1e-6         # Lower end of the axis
@@ -131,23 +139,24 @@ def plot_spectra(
     gs = groups(spectra)
     present = {t: ms for t,ms in sides.items() if any(g[2] in ms for g in gs)}
     cols = beta_colors([g[3] for g in gs])
-    with house_style(figure__figsize=(4.2*len(present), 3)):
+    with house_style(figure__figsize=(.8+4.2*len(present), 3)):
         fig,axs = plt.subplots(1, len(present), squeeze=False, sharey=True)
         for ax,(t,ms) in zip(axs[0], present.items()):
             for g,rs in gs.items():
                 if g[2] in ms: _spectrum(ax, final_rows(rs), cols[g[3]], f'β = {g[3]:g}')
-            ax.set(yscale='log', xlabel='index of the singular value', ylim=(floor, 1.5)); ax.set_title(t, fontsize=10); ax.legend(fontsize=8)
+            ax.set(yscale='log', xlabel='index of the singular value', ylim=(floor, 1.5)); ax.set_title(t, fontsize=10)
         axs[0,0].set_ylabel('singular value / largest')
+        _legend(fig)
     return fig
 
-# %% ../nbs/25_report.ipynb #baa5adef
+# %% ../nbs/25_report.ipynb #fc32ab8e
 def _spectrum(ax, rows, color, label):
     "One line per seed."
     for i,s in enumerate(sorted({r['seed'] for r in rows})):
         v = sorted((r['index'], r['value']) for r in rows if r['seed']==s)
         ax.plot(*zip(*v), color=color, lw=1.2, alpha=.8, label=label if i==0 else None)
 
-# %% ../nbs/25_report.ipynb #1047222c
+# %% ../nbs/25_report.ipynb #9aca86af
 _css = ('body{font:15px/1.5 system-ui,sans-serif;max-width:76em;margin:2em auto;padding:0 1em;color:#222}'
     'table{border-collapse:collapse;font-size:13px;display:block;overflow-x:auto}td,th{padding:.2em .6em;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}'
     'td:nth-child(-n+3),th:nth-child(-n+3){text-align:left}.yes{background:#e2f4e4}img{max-width:100%}figure{margin:1.5em 0}figcaption{color:#555}')
@@ -158,7 +167,7 @@ def _html_table(rows):
     body = ''.join(f'<tr class="{l[-1]}">'+''.join(f'<td>{escape(c)}</td>' for c in l)+'</tr>' for l in lines)
     return '<table><thead><tr>'+''.join(f'<th>{escape(c)}</th>' for c in head)+f'</tr></thead><tbody>{body}</tbody></table>'
 
-# %% ../nbs/25_report.ipynb #3e267d21
+# %% ../nbs/25_report.ipynb #12536700
 def write_report(
     out:str|Path,                          # Folder; made if missing
     rows:Sequence[dict],                   # Rows of metrics files
@@ -178,7 +187,7 @@ def write_report(
     (out/'report.html').write_text(page, encoding='utf-8')
     return out/'report.html'
 
-# %% ../nbs/25_report.ipynb #7bd31405
+# %% ../nbs/25_report.ipynb #c9943546
 def standard_figures(
     rows:Sequence[dict],   # Rows of metrics files
     spectra:Sequence[dict] # Rows of spectra

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['columns', 'RunConfig', 'run_name', 'read_csv', 'write_csv', 'csv_line', 'save_checkpoint', 'load_checkpoint', 'run']
 
-# %% ../nbs/24_runs.ipynb #5b755aa8
+# %% ../nbs/24_runs.ipynb #ab627f69
 import csv, json, os, platform
 from collections.abc import Callable
 from dataclasses import dataclass, asdict, fields
@@ -20,7 +20,7 @@ from .encoders import make_encoder, norms
 from .training import make_loss, probe_subset, train
 from .certificate import batch_bound
 
-# %% ../nbs/24_runs.ipynb #d532050c
+# %% ../nbs/24_runs.ipynb #e949416a
 @dataclass(frozen=True)
 class RunConfig:
     "The settings of one training run."
@@ -45,14 +45,14 @@ class RunConfig:
         check_number(self.lr, 'lr', 0, strict=True)
         if self.dim is not None: check_count(self.dim, 'dim')
 
-# %% ../nbs/24_runs.ipynb #7776dee7
+# %% ../nbs/24_runs.ipynb #7e299175
 def run_name(
     cfg:RunConfig # Settings of a run
 ) -> str: # For instance 'digits-hscl-b5-ball-s0'
     "A short name for a run, unique within a comparison over data, method, hardness, norm and seed."
     return f'{cfg.data}-{cfg.method}-b{cfg.beta:g}-{cfg.norm}-s{cfg.seed}'
 
-# %% ../nbs/24_runs.ipynb #82742b75
+# %% ../nbs/24_runs.ipynb #49216150
 columns:tuple[str, ...] = ('data', 'method', 'beta', 'norm', 'seed', 'step', 'epoch', 'loss', 'gap', 'zero_sum', 'unit_norm',
     'equal_inner', 'within_class', 'effective_rank', 'train_acc', 'test_acc')
 
@@ -69,7 +69,7 @@ def _value(v):
         except ValueError: pass
     return v
 
-# %% ../nbs/24_runs.ipynb #f509500f
+# %% ../nbs/24_runs.ipynb #89227dcf
 def write_csv(
     path:str|Path,              # Where to
     rows:list[dict],            # One dict per row
@@ -91,7 +91,7 @@ def csv_line(
     for t in text: need(not set(t)&set(',"\n\r'), 'vals', repr(t), 'fields without commas, quotes or line ends')
     return ','.join(text)+'\n'
 
-# %% ../nbs/24_runs.ipynb #5c090cd4
+# %% ../nbs/24_runs.ipynb #94cbc2dc
 def save_checkpoint(
     path:str|Path,               # Where to
     encoder:torch.nn.Module,     # Its weights and buffers are saved
@@ -105,7 +105,7 @@ def save_checkpoint(
     save_file({k: v.detach().cpu().contiguous().clone() for k,v in t.items()}, tmp, metadata=dict(step=str(step), version=__version__))
     os.replace(tmp, path)
 
-# %% ../nbs/24_runs.ipynb #d86a04e6
+# %% ../nbs/24_runs.ipynb #d2231d74
 def load_checkpoint(
     path:str|Path,               # A file of `save_checkpoint`
     encoder:torch.nn.Module,     # Gets the saved weights and buffers
@@ -125,7 +125,7 @@ def load_checkpoint(
     opt.load_state_dict({**opt.state_dict(), 'state': state})
     return int(meta['step'])
 
-# %% ../nbs/24_runs.ipynb #7ce232a5
+# %% ../nbs/24_runs.ipynb #50fd986c
 _files = ('config.json', 'metrics.csv', 'spectrum.csv', 'checkpoint.safetensors')
 
 def _prepare(cfg, out, resume, overwrite):
@@ -142,7 +142,7 @@ def _prepare(cfg, out, resume, overwrite):
     for k,v in asdict(cfg).items(): need(was.get(k)==v, k, v, f'{was.get(k)!r}, as in the run to resume ({out})')
     return (out/'checkpoint.safetensors').exists()
 
-# %% ../nbs/24_runs.ipynb #5cd89dd9
+# %% ../nbs/24_runs.ipynb #99d2e8e3
 def _versions():
     "Versions of what decides the numbers."
     return dict(hardcl_nb=__version__, torch=torch.__version__, python=platform.python_version())
@@ -155,7 +155,7 @@ def _keep_until(path, step):
     keep = [l for l in lines[1:] if l.endswith('\n') and int(l.split(',')[at])<=step]
     tmp = path.with_suffix('.tmp'); tmp.write_text(lines[0]+''.join(keep), encoding='utf-8'); os.replace(tmp, path)
 
-# %% ../nbs/24_runs.ipynb #7bc52dc3
+# %% ../nbs/24_runs.ipynb #2a4bdb1c
 def run(
     cfg:RunConfig,              # Settings
     out:str|Path,               # Folder of the run; made if missing
@@ -178,7 +178,7 @@ def run(
         if on_record: on_record(rec)
     return read_csv(out/'metrics.csv')
 
-# %% ../nbs/24_runs.ipynb #675592ad
+# %% ../nbs/24_runs.ipynb #c34284f9
 def _pieces(cfg, data):
     "Loss, encoder, optimiser and bound of a run."
     need(cfg.batch_size<=len(data.train_x), 'batch_size', cfg.batch_size, f'at most {len(data.train_x)}, the number of training samples')
@@ -198,7 +198,7 @@ def _open(cfg, out, enc, opt, go_on):
     (out/'config.json').write_text(text+'\n', encoding='utf-8')
     return 0
 
-# %% ../nbs/24_runs.ipynb #32227a53
+# %% ../nbs/24_runs.ipynb #212b62d2
 def _write(cfg, out, rec):
     "Add a record to the files of a run."
     row = {**asdict(cfg), **rec}
