@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['need', 'check_number', 'check_count', 'check_choice', 'check_embeddings', 'check_labels']
 
-# %% ../nbs/00_notation.ipynb #178a842a
+# %% ../nbs/00_notation.ipynb #4a65100d
 import math, numbers
 import numpy as np, torch
 from torch import Tensor
 
-# %% ../nbs/00_notation.ipynb #cfee3d85
+# %% ../nbs/00_notation.ipynb #2a47f5b8
 def need(
     ok:bool,        # The condition that must hold
     arg:str,        # Name of the argument that it is about
@@ -21,7 +21,7 @@ def need(
     "Raise `err` with a one-line message, unless `ok`."
     if not ok: raise err(f"{arg}: expected {expected}, got {given}")
 
-# %% ../nbs/00_notation.ipynb #87348992
+# %% ../nbs/00_notation.ipynb #857acd1a
 def check_number(
     x,                   # The value given
     arg:str,             # Name of the argument, for the message
@@ -38,7 +38,7 @@ def check_number(
     need(ok, arg, x, f'a finite number{lo}{hi}')
     return float(x)
 
-# %% ../nbs/00_notation.ipynb #bc4a6793
+# %% ../nbs/00_notation.ipynb #b0e72946
 def check_count(
     n,        # The value given
     arg:str,  # Name of the argument, for the message
@@ -50,7 +50,7 @@ def check_count(
     need(n>=low, arg, n, f'a whole number >= {low}')
     return int(n)
 
-# %% ../nbs/00_notation.ipynb #6304fd2c
+# %% ../nbs/00_notation.ipynb #811565c4
 def check_choice(
     x,                    # The value given
     arg:str,              # Name of the argument, for the message
@@ -60,7 +60,7 @@ def check_choice(
     need(x in choices, arg, repr(x), 'one of '+', '.join(map(str, choices)))
     return x
 
-# %% ../nbs/00_notation.ipynb #bbbca07a
+# %% ../nbs/00_notation.ipynb #a8154546
 def check_embeddings(
     z,                 # Embeddings, (n, d)
     arg:str='z',       # Name of the argument, for the message
@@ -77,7 +77,7 @@ def check_embeddings(
         need(not bad, arg, f'{bad} of {z.shape[0]} rows with NaN or inf', 'finite embeddings')
     return z
 
-# %% ../nbs/00_notation.ipynb #a4336508
+# %% ../nbs/00_notation.ipynb #aa3f5da4
 def check_labels(
     y,                              # Labels, (n,)
     n:int,                          # Number of rows that they must label

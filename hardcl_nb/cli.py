@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['as_number', 'as_list', 'one_line_errors', 'hardcl_train']
 
-# %% ../nbs/26_cli.ipynb #5e9fadf4
+# %% ../nbs/26_cli.ipynb #0c7e503c
 import sys, warnings
 from contextlib import contextmanager
 from fastcore.script import call_parse
 
-# %% ../nbs/26_cli.ipynb #4996dcc4
+# %% ../nbs/26_cli.ipynb #9389a734
 def as_number(
     x:str|float,         # What was given
     arg:str,             # Name of the argument, for the message
@@ -20,7 +20,7 @@ def as_number(
     try: return kind(x)
     except (TypeError, ValueError): raise ValueError(f"{arg}: expected {'a whole number' if kind is int else 'a number'}, got {x!r}") from None
 
-# %% ../nbs/26_cli.ipynb #e1d00d80
+# %% ../nbs/26_cli.ipynb #b1d9e9b5
 def as_list(
     x:str|list|tuple,    # Comma-separated text, or a list
     arg:str,             # Name of the argument, for the message
@@ -31,7 +31,7 @@ def as_list(
     if not all(str(p) for p in parts): raise ValueError(f'{arg}: expected values between commas, got {x!r}')
     return list(dict.fromkeys(parts if kind is str else (as_number(p, arg, kind) for p in parts)))
 
-# %% ../nbs/26_cli.ipynb #f82a8af9
+# %% ../nbs/26_cli.ipynb #07aae1e2
 @contextmanager
 def one_line_errors(
     prog:str,     # Name of the program, at the start of the line
@@ -49,29 +49,32 @@ def _stop(line, code):
     print(line, file=sys.stderr)
     sys.exit(code)
 
-# %% ../nbs/26_cli.ipynb #1b345ae2
+# %% ../nbs/26_cli.ipynb #ef944348
 def _bar(cfg):
     "A progress bar over the steps of a run, as a callback for records."
     from tqdm import tqdm
     from hardcl_nb.runs import run_name
-    bar = tqdm(total=cfg.steps, desc=run_name(cfg), unit='step', dynamic_ncols=True)
+    bars = []
     def update(rec):
-        bar.update(rec['step']-bar.n)
-        bar.set_postfix(loss=f"{rec['loss']:.4f}", test=f"{rec['test_acc']:.3f}")
-        if rec['step']==cfg.steps: bar.close()
+        if not bars: bars.append(tqdm(total=cfg.steps, initial=rec['step'], desc=run_name(cfg), unit='step', dynamic_ncols=True))
+        bars[0].update(rec['step']-bars[0].n)
+        bars[0].set_postfix(loss=f"{rec['loss']:.4f}", test=f"{rec['test_acc']:.3f}")
+    update.close = lambda: [b.close() for b in bars]
     return update
 
-# %% ../nbs/26_cli.ipynb #5c4cb264
+# %% ../nbs/26_cli.ipynb #fb33de73
 def _train(settings, out, resume, overwrite):
     "One run with a bar, and its summary."
     from hardcl_nb.report import text_table
     from hardcl_nb.runs import RunConfig, run
     cfg = RunConfig(**settings)
-    rows = run(cfg, out, resume=resume, overwrite=overwrite, on_record=_bar(cfg))
+    bar = _bar(cfg)
+    try: rows = run(cfg, out, resume=resume, overwrite=overwrite, on_record=bar)
+    finally: bar.close()
     print(text_table(rows[-1:]))
     print(f'metrics in {out}/metrics.csv')
 
-# %% ../nbs/26_cli.ipynb #4f202285
+# %% ../nbs/26_cli.ipynb #8134a86e
 @call_parse
 def hardcl_train(
     data:str='digits',          # Data set: digits (1,797 real 8x8 digits) or latent100 (a world of 100 latent classes)

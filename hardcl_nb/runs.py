@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['columns', 'RunConfig', 'run_name', 'read_csv', 'write_csv', 'csv_line', 'save_checkpoint', 'load_checkpoint', 'run']
 
-# %% ../nbs/24_runs.ipynb #ab627f69
+# %% ../nbs/24_runs.ipynb #017a7654
 import csv, json, os, platform
 from collections.abc import Callable
 from dataclasses import dataclass, asdict, fields
@@ -20,7 +20,7 @@ from .encoders import make_encoder, norms
 from .training import make_loss, probe_subset, train
 from .certificate import batch_bound
 
-# %% ../nbs/24_runs.ipynb #e949416a
+# %% ../nbs/24_runs.ipynb #90d565bd
 @dataclass(frozen=True)
 class RunConfig:
     "The settings of one training run."
@@ -45,14 +45,14 @@ class RunConfig:
         check_number(self.lr, 'lr', 0, strict=True)
         if self.dim is not None: check_count(self.dim, 'dim')
 
-# %% ../nbs/24_runs.ipynb #7e299175
+# %% ../nbs/24_runs.ipynb #5070958b
 def run_name(
     cfg:RunConfig # Settings of a run
 ) -> str: # For instance 'digits-hscl-b5-ball-s0'
     "A short name for a run, unique within a comparison over data, method, hardness, norm and seed."
     return f'{cfg.data}-{cfg.method}-b{cfg.beta:g}-{cfg.norm}-s{cfg.seed}'
 
-# %% ../nbs/24_runs.ipynb #49216150
+# %% ../nbs/24_runs.ipynb #1ed6906b
 columns:tuple[str, ...] = ('data', 'method', 'beta', 'norm', 'seed', 'step', 'epoch', 'loss', 'gap', 'zero_sum', 'unit_norm',
     'equal_inner', 'within_class', 'effective_rank', 'train_acc', 'test_acc')
 
@@ -69,7 +69,7 @@ def _value(v):
         except ValueError: pass
     return v
 
-# %% ../nbs/24_runs.ipynb #89227dcf
+# %% ../nbs/24_runs.ipynb #4f5b02e0
 def write_csv(
     path:str|Path,              # Where to
     rows:list[dict],            # One dict per row
@@ -91,7 +91,7 @@ def csv_line(
     for t in text: need(not set(t)&set(',"\n\r'), 'vals', repr(t), 'fields without commas, quotes or line ends')
     return ','.join(text)+'\n'
 
-# %% ../nbs/24_runs.ipynb #94cbc2dc
+# %% ../nbs/24_runs.ipynb #043c652d
 def save_checkpoint(
     path:str|Path,               # Where to
     encoder:torch.nn.Module,     # Its weights and buffers are saved
@@ -102,10 +102,10 @@ def save_checkpoint(
     t = {f'encoder.{k}': v for k,v in encoder.state_dict().items()}
     t |= {f'opt.{i}.{k}': v for i,st in opt.state_dict()['state'].items() for k,v in st.items()}
     tmp = Path(f'{path}.tmp')
-    save_file({k: v.detach().cpu().contiguous().clone() for k,v in t.items()}, tmp, metadata=dict(step=str(step), version=__version__))
+    save_file({k: v.detach().cpu().contiguous().clone() for k,v in t.items()}, tmp, metadata={'run': json.dumps(dict(step=step, version=__version__))})
     os.replace(tmp, path)
 
-# %% ../nbs/24_runs.ipynb #d2231d74
+# %% ../nbs/24_runs.ipynb #1842f252
 def load_checkpoint(
     path:str|Path,               # A file of `save_checkpoint`
     encoder:torch.nn.Module,     # Gets the saved weights and buffers
@@ -123,9 +123,9 @@ def load_checkpoint(
     for k,v in t.items():
         if k.startswith('opt.'): state.setdefault(int(k.split('.')[1]), {})[k.split('.', 2)[2]] = v
     opt.load_state_dict({**opt.state_dict(), 'state': state})
-    return int(meta['step'])
+    return json.loads(meta['run'])['step']
 
-# %% ../nbs/24_runs.ipynb #50fd986c
+# %% ../nbs/24_runs.ipynb #8ce667d1
 _files = ('config.json', 'metrics.csv', 'spectrum.csv', 'checkpoint.safetensors')
 
 def _prepare(cfg, out, resume, overwrite):
@@ -142,7 +142,7 @@ def _prepare(cfg, out, resume, overwrite):
     for k,v in asdict(cfg).items(): need(was.get(k)==v, k, v, f'{was.get(k)!r}, as in the run to resume ({out})')
     return (out/'checkpoint.safetensors').exists()
 
-# %% ../nbs/24_runs.ipynb #99d2e8e3
+# %% ../nbs/24_runs.ipynb #7a8c9d98
 def _versions():
     "Versions of what decides the numbers."
     return dict(hardcl_nb=__version__, torch=torch.__version__, python=platform.python_version())
@@ -155,7 +155,7 @@ def _keep_until(path, step):
     keep = [l for l in lines[1:] if l.endswith('\n') and int(l.split(',')[at])<=step]
     tmp = path.with_suffix('.tmp'); tmp.write_text(lines[0]+''.join(keep), encoding='utf-8'); os.replace(tmp, path)
 
-# %% ../nbs/24_runs.ipynb #2a4bdb1c
+# %% ../nbs/24_runs.ipynb #04e8491e
 def run(
     cfg:RunConfig,              # Settings
     out:str|Path,               # Folder of the run; made if missing
@@ -178,7 +178,7 @@ def run(
         if on_record: on_record(rec)
     return read_csv(out/'metrics.csv')
 
-# %% ../nbs/24_runs.ipynb #c34284f9
+# %% ../nbs/24_runs.ipynb #a0685090
 def _pieces(cfg, data):
     "Loss, encoder, optimiser and bound of a run."
     need(cfg.batch_size<=len(data.train_x), 'batch_size', cfg.batch_size, f'at most {len(data.train_x)}, the number of training samples')
@@ -190,7 +190,7 @@ def _open(cfg, out, enc, opt, go_on):
     "Start the files of a run, or cut them back to its last checkpoint; the number of steps done."
     if go_on:
         step = load_checkpoint(out/'checkpoint.safetensors', enc, opt)
-        for f in ('metrics.csv', 'spectrum.csv'): _keep_until(out/f, step)
+        for f in ('metrics.csv', 'spectrum.csv'): _keep_until(out/f, step or -1) # step 0 will be recorded again
         return step
     write_csv(out/'metrics.csv', [], columns)
     write_csv(out/'spectrum.csv', [], ('step', 'index', 'value'))
@@ -198,7 +198,7 @@ def _open(cfg, out, enc, opt, go_on):
     (out/'config.json').write_text(text+'\n', encoding='utf-8')
     return 0
 
-# %% ../nbs/24_runs.ipynb #212b62d2
+# %% ../nbs/24_runs.ipynb #c244c789
 def _write(cfg, out, rec):
     "Add a record to the files of a run."
     row = {**asdict(cfg), **rec}

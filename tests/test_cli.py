@@ -1,5 +1,5 @@
 "The command line, from outside: console scripts, exit codes, what is written and what is not."
-import os, re, signal, subprocess, sys, time
+import signal, subprocess, sys, time
 from pathlib import Path
 import pytest
 
