@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Certificate', 'certificate', 'gram_bound', 'batch_bound', 'batch_optimum']
 
-# %% ../nbs/07_certificate.ipynb #39610e22
+# %% ../nbs/07_certificate.ipynb #9ef05104
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from .checks import check_choice, check_embeddings, check_labels, check_number, 
 from .game import FiniteWorld, InfoNCE
 from .hardening import Exponential, tilted_weights
 
-# %% ../nbs/07_certificate.ipynb #b8be1c03
+# %% ../nbs/07_certificate.ipynb #bf52c447
 @dataclass(frozen=True)
 class Certificate:
     "A loss, the least that it can be, and where the difference is lost."
@@ -32,7 +32,7 @@ class Certificate:
         rows = [('loss', self.loss), *((f'  {n}', v) for n,v in self.lost.items()), ('bound', self.bound)]
         return '\n'.join(f'{n:14}{round(v, 5)+0.:9.5f}' for n,v in rows)
 
-# %% ../nbs/07_certificate.ipynb #651acf06
+# %% ../nbs/07_certificate.ipynb #62c3a198
 class _Facts(NamedTuple):
     "What a certificate needs to know."
     hard:Tensor       # The loss
@@ -43,7 +43,7 @@ class _Facts(NamedTuple):
     dependence:Tensor # E[t | collision]
     at:Callable       # The mean price if t is one constant at collisions (first argument) and another elsewhere
 
-# %% ../nbs/07_certificate.ipynb #3201d2cc
+# %% ../nbs/07_certificate.ipynb #afc506fd
 def _chain(F, tau):
     "The values from the loss down to the bound, named by the step that leads there; and the slack."
     C, m2 = len(F.mu), F.mu.square().sum()/len(F.mu)
@@ -54,7 +54,7 @@ def _chain(F, tau):
     values['zero_sum'] = F.at(0*t, torch.full_like(t, -C/((C-1)*tau)))
     return {n: float(v) for n,v in values.items()}, {n: float(v) for n,v in slack.items()}
 
-# %% ../nbs/07_certificate.ipynb #aece1bcd
+# %% ../nbs/07_certificate.ipynb #dba837c5
 def _world_facts(f, world, psi, eta, k, supervised, tau):
     "Facts of a representation of a world."
     C, psi = world.num_classes, _price(psi, k, symmetric=not supervised)
@@ -67,7 +67,7 @@ def _world_facts(f, world, psi, eta, k, supervised, tau):
     at = lambda a, b: psi(b.expand(k)) if supervised else p@psi(torch.where(hit, a, b))
     return _Facts(hard, plain, mu, norm2, pos, mu.square().sum()/C-pos, at)
 
-# %% ../nbs/07_certificate.ipynb #4390f0d1
+# %% ../nbs/07_certificate.ipynb #9bf10d0f
 def _batch_loss(s, y, psi, eta, supervised):
     "The exact loss of a batch from its similarities."
     same, eye = y[:,None]==y, torch.eye(len(y), dtype=torch.bool, device=y.device)
@@ -80,7 +80,7 @@ def _batch_loss(s, y, psi, eta, supervised):
     anchor = pos.any(1)
     return ((prices*pos).sum(1)[anchor]/pos.sum(1)[anchor]).mean()
 
-# %% ../nbs/07_certificate.ipynb #1fcc1455
+# %% ../nbs/07_certificate.ipynb #e12c3a37
 def _batch_facts(f, y, psi, eta, k, supervised, tau):
     "Facts of a class-balanced batch."
     y = check_labels(y, len(f), 'given', f.device).unique(return_inverse=True)[1]
@@ -96,7 +96,7 @@ def _batch_facts(f, y, psi, eta, k, supervised, tau):
     at = lambda a, b: (psi.alpha+psi.q*(share*a.exp()+(1-share)*b.exp())).log()
     return _Facts(hard, plain, mu, norm2, pos, 0*pos, at)
 
-# %% ../nbs/07_certificate.ipynb #736832d1
+# %% ../nbs/07_certificate.ipynb #2b717861
 def certificate(
     f:Tensor,                 # Embeddings in the unit ball, (n, d): of every point of a world, or of the rows of a batch
     given:FiniteWorld|Tensor, # A world with equal class probabilities; or labels, (n,), each class equally often
@@ -116,7 +116,7 @@ def certificate(
     v = list(values.values())
     return Certificate(v[0], v[-1], {n: a-b for n,a,b in zip(list(values)[1:], v, v[1:])}, slack)
 
-# %% ../nbs/07_certificate.ipynb #05f325da
+# %% ../nbs/07_certificate.ipynb #7e9bcd08
 class _Groups(NamedTuple):
     "F as a function of the Gram matrix H of the K group centres: Σ_a w_a log(Σ_b exp(logs_ab + slope_ab H_ab) + exp(own_a))."
     size:Tensor  # Rows per class, (K,)
@@ -126,7 +126,7 @@ class _Groups(NamedTuple):
     logs:Tensor  # (K, K)
     slope:Tensor # (K, K)
 
-# %% ../nbs/07_certificate.ipynb #a7bccaaa
+# %% ../nbs/07_certificate.ipynb #28747678
 def _groups(sizes, supervised, alpha, q, tau):
     "The problem for these class sizes."
     size, count = (x.double() for x in torch.tensor(sizes).unique(return_counts=True))
@@ -139,7 +139,7 @@ def _groups(sizes, supervised, alpha, q, tau):
     logs = (scale[:,None]*((count-eye)*size)).log()+(at_0-1)/tau
     return _Groups(size, count, w/w.sum(), (alpha+scale*hits).log(), logs, slope)
 
-# %% ../nbs/07_certificate.ipynb #537c4693
+# %% ../nbs/07_certificate.ipynb #584b79dc
 def _value(p, H):
     "F(H), its gradient as a symmetric matrix W >= 0, and the weights P of the terms, (K, K)."
     x = torch.cat([p.logs+p.slope*H, p.own[:,None]], 1)
@@ -147,7 +147,7 @@ def _value(p, H):
     W = p.w[:,None]*p.slope*P
     return (p.w*x.logsumexp(1)).sum(), (W+W.T)/2, P
 
-# %% ../nbs/07_certificate.ipynb #f41ee21b
+# %% ../nbs/07_certificate.ipynb #28ace1ff
 def gram_bound(
     W:Tensor,  # Symmetric matrix, (K, K)
     u:Tensor   # Proposed multipliers, (K,); raised as far as they have to be
@@ -162,7 +162,7 @@ def gram_bound(
     rounding = len(u)*torch.finfo(W.dtype).eps*(W+u.diag()).norm().item()
     return -u.sum().item()-len(u)*max(0., rounding-least)
 
-# %% ../nbs/07_certificate.ipynb #05f09cea
+# %% ../nbs/07_certificate.ipynb #3dd22360
 def _newton(p, H, nu):
     "The Newton direction at H, (K, K), and how much it should gain to first order."
     K, (i,j) = len(H), torch.tril_indices(*H.shape)
@@ -180,14 +180,14 @@ def _newton(p, H, nu):
     step = torch.linalg.solve(curve, -slope)
     return step[at], -(slope@step).item()
 
-# %% ../nbs/07_certificate.ipynb #69faae51
+# %% ../nbs/07_certificate.ipynb #41c2e18d
 def _barrier(p, H, nu):
     "F with the barrier; infinite outside."
     L, bad = torch.linalg.cholesky_ex(H)
     if bad or H.diagonal().max()>=1: return math.inf
     return (_value(p, H)[0]-nu*(2*L.diagonal().log().sum()+(1-H.diagonal()).log().sum())).item()
 
-# %% ../nbs/07_certificate.ipynb #f8d1d937
+# %% ../nbs/07_certificate.ipynb #ede12b8a
 def _solve(p, last=1e-12, factor=.03):
     "A nearly optimal H, from the inside."
     H, unit = .5*torch.eye(len(p.size), dtype=torch.float64), p.slope.max().item()
@@ -201,7 +201,7 @@ def _solve(p, last=1e-12, factor=.03):
         if nu<=last*unit: return H
         nu = max(factor*nu, last*unit)
 
-# %% ../nbs/07_certificate.ipynb #0f23b243
+# %% ../nbs/07_certificate.ipynb #d3673abe
 @lru_cache(maxsize=1024)
 def _least(sizes, supervised, alpha, q, tau):
     "A proven lower bound of F and a Gram matrix of group centres that nearly attains it, for sorted class sizes."
@@ -214,7 +214,7 @@ def _least(sizes, supervised, alpha, q, tau):
     lower = F.item()-(W*H).sum().item()+gram_bound(W, u)
     return max(lower, 0.) if alpha>=1 else lower, H
 
-# %% ../nbs/07_certificate.ipynb #7ca13e5f
+# %% ../nbs/07_certificate.ipynb #a3aceddc
 def _sizes(y, supervised, alpha, q, tau):
     "The sorted class sizes, and the options, checked."
     need(isinstance(y, Tensor) and y.ndim==1, 'y', f'shape {tuple(y.shape)}' if isinstance(y, Tensor) else type(y).__name__, 'a vector of integer labels', TypeError)
@@ -226,7 +226,7 @@ def _sizes(y, supervised, alpha, q, tau):
     else: check_number(q, 'q', low=0, strict=True)
     return tuple(sizes), bool(supervised), check_number(alpha, 'alpha', low=0), q, check_number(tau, 'tau', low=0, strict=True)
 
-# %% ../nbs/07_certificate.ipynb #65e5faf9
+# %% ../nbs/07_certificate.ipynb #fbb6f00b
 def batch_bound(
     y:Tensor,              # Labels of the batch, (n,)
     supervised:bool=True,  # Negatives of other labels only, or everything but the anchor?
@@ -237,7 +237,7 @@ def batch_bound(
     "A lower bound of the exact loss of every batch with these label counts, in the unit ball, with or without hardening."
     return _least(*_sizes(y, supervised, alpha, q, tau))[0]
 
-# %% ../nbs/07_certificate.ipynb #a0174ebf
+# %% ../nbs/07_certificate.ipynb #df16fa38
 def batch_optimum(
     y:Tensor,              # Labels of the batch, (n,)
     supervised:bool=True,  # Negatives of other labels only, or everything but the anchor?

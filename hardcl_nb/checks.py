@@ -5,25 +5,25 @@
 # %% auto #0
 __all__ = ['need', 'check_number', 'check_count', 'check_choice', 'check_embeddings', 'check_labels']
 
-# %% ../nbs/00_notation.ipynb #4a65100d
+# %% ../nbs/00_notation.ipynb #38591b81
 import math, numbers
 import numpy as np, torch
 from torch import Tensor
 
-# %% ../nbs/00_notation.ipynb #2a47f5b8
+# %% ../nbs/00_notation.ipynb #e8788e48
 def need(
     ok:bool,        # The condition that must hold
     arg:str,        # Name of the argument that it is about
-    given,          # What was given; shown in the message
+    given:object,   # What was given; shown in the message
     expected:str,   # What is expected, in words
     err:type[Exception]=ValueError # Exception to raise
 ) -> None:
     "Raise `err` with a one-line message, unless `ok`."
     if not ok: raise err(f"{arg}: expected {expected}, got {given}")
 
-# %% ../nbs/00_notation.ipynb #857acd1a
+# %% ../nbs/00_notation.ipynb #3457b40a
 def check_number(
-    x,                   # The value given
+    x:object,            # The value given
     arg:str,             # Name of the argument, for the message
     low:float=-math.inf, # Smallest allowed value
     high:float=math.inf, # Largest allowed value
@@ -38,9 +38,9 @@ def check_number(
     need(ok, arg, x, f'a finite number{lo}{hi}')
     return float(x)
 
-# %% ../nbs/00_notation.ipynb #b0e72946
+# %% ../nbs/00_notation.ipynb #34426679
 def check_count(
-    n,        # The value given
+    n:object, # The value given
     arg:str,  # Name of the argument, for the message
     low:int=1 # Smallest allowed value
 ) -> int: # The same value as an int
@@ -50,9 +50,9 @@ def check_count(
     need(n>=low, arg, n, f'a whole number >= {low}')
     return int(n)
 
-# %% ../nbs/00_notation.ipynb #811565c4
+# %% ../nbs/00_notation.ipynb #4bc55a1d
 def check_choice(
-    x,                    # The value given
+    x:object,             # The value given
     arg:str,              # Name of the argument, for the message
     choices:tuple|list    # Allowed values
 ) -> str: # The same value
@@ -60,9 +60,9 @@ def check_choice(
     need(x in choices, arg, repr(x), 'one of '+', '.join(map(str, choices)))
     return x
 
-# %% ../nbs/00_notation.ipynb #a8154546
+# %% ../nbs/00_notation.ipynb #16d61907
 def check_embeddings(
-    z,                 # Embeddings, (n, d)
+    z:object,          # Embeddings, (n, d)
     arg:str='z',       # Name of the argument, for the message
     min_rows:int=1,    # Smallest allowed n
     finite:bool=True   # Look at the values too? (on a GPU this waits for the device)
@@ -77,9 +77,9 @@ def check_embeddings(
         need(not bad, arg, f'{bad} of {z.shape[0]} rows with NaN or inf', 'finite embeddings')
     return z
 
-# %% ../nbs/00_notation.ipynb #aa3f5da4
+# %% ../nbs/00_notation.ipynb #39663d26
 def check_labels(
-    y,                              # Labels, (n,)
+    y:object,                       # Labels, (n,)
     n:int,                          # Number of rows that they must label
     arg:str='y',                    # Name of the argument, for the message
     device:torch.device|None=None   # Where they must be; anywhere if None

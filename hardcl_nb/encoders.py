@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['norms', 'normalise', 'seeded', 'Encoder', 'mlp', 'make_encoder']
 
-# %% ../nbs/21_encoders.ipynb #9b59b637
+# %% ../nbs/21_encoders.ipynb #dd8509d3
 import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ import torch
 from torch import nn, Tensor
 from .checks import check_choice, check_count, check_embeddings
 
-# %% ../nbs/21_encoders.ipynb #1216721b
+# %% ../nbs/21_encoders.ipynb #deb0a108
 norms:tuple[str, ...] = ('ball', 'sphere', 'none')
 
 def normalise(
@@ -28,7 +28,7 @@ def normalise(
     if norm=='ball': return u/length.clamp(min=1)
     return u/length.clamp(min=torch.finfo(u.dtype).tiny)
 
-# %% ../nbs/21_encoders.ipynb #b167455d
+# %% ../nbs/21_encoders.ipynb #f85f5a2c
 @contextmanager
 def seeded(
     seed:int # Seed for everything drawn from PyTorch's CPU generator in the block
@@ -38,7 +38,7 @@ def seeded(
         torch.random.default_generator.manual_seed(check_count(seed, 'seed', 0))
         yield
 
-# %% ../nbs/21_encoders.ipynb #1a170838
+# %% ../nbs/21_encoders.ipynb #a7cfb7e1
 class Encoder(nn.Module):
     "A network followed by a normalisation: inputs (n, ...) to embeddings (n, d)."
     def __init__(self,
@@ -50,7 +50,7 @@ class Encoder(nn.Module):
     def forward(self, x:Tensor) -> Tensor: return normalise(self.net(x), self.norm)
     def extra_repr(self) -> str: return f'norm={self.norm!r}'
 
-# %% ../nbs/21_encoders.ipynb #18017e73
+# %% ../nbs/21_encoders.ipynb #7f490ca2
 def mlp(
     sizes:Sequence[int] # Widths: input, hidden ..., output
 ) -> nn.Sequential: # Linear, BatchNorm, ReLU between widths; a plain linear layer at the end
@@ -60,7 +60,7 @@ def mlp(
     hidden = [l for a,b in zip(sizes[:-2], sizes[1:-1]) for l in (nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU())]
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(*sizes[-2:]))
 
-# %% ../nbs/21_encoders.ipynb #ee62f541
+# %% ../nbs/21_encoders.ipynb #d1d773a2
 def make_encoder(
     in_features:int,               # Number of inputs after flattening
     num_classes:int,               # C

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['house_style', 'beta_colors', 'film']
 
-# %% ../nbs/01_figures.ipynb #476f280a
+# %% ../nbs/01_figures.ipynb #a0fe0413
 import base64, io, json
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -16,20 +16,20 @@ import numpy as np
 from IPython.display import HTML
 from .checks import need
 
-# %% ../nbs/01_figures.ipynb #210a38ed
+# %% ../nbs/01_figures.ipynb #c004d829
 _look = {'figure.figsize': (5.2, 3.4), 'figure.dpi': 80, 'savefig.bbox': 'tight', 'font.size': 10, 'font.sans-serif': ['DejaVu Sans', 'Arial'], 'figure.facecolor': 'white',
     'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'grid.alpha': .25, 'grid.linewidth': .6,
     'legend.frameon': False, 'lines.linewidth': 1.8, 'svg.fonttype': 'none', 'svg.hashsalt': 'hardcl_nb', 'figure.constrained_layout.use': True,
     'axes.prop_cycle': mpl.cycler(color=['#4269d0', '#ff725c', '#3ca951', '#a463f2', '#9c6b4e', '#97bbf5', '#ff8ab7', '#6cc5b0', '#efb118'])}
 
-# %% ../nbs/01_figures.ipynb #394e0aa7
+# %% ../nbs/01_figures.ipynb #973dbe35
 @contextmanager
 def house_style(**over # Matplotlib settings that differ for this figure; dots in names written as `__`
 ):
     "The look of the course's figures, inside a `with` block."
     with mpl.rc_context({**_look, **{k.replace('__', '.'): v for k,v in over.items()}}): yield
 
-# %% ../nbs/01_figures.ipynb #4897281a
+# %% ../nbs/01_figures.ipynb #183c52a8
 def beta_colors(
     betas:Sequence[float] # Hardness values, in any order
 ) -> dict: # A colour for each value
@@ -38,7 +38,7 @@ def beta_colors(
     at = np.linspace(.88, .05, len(bs)) if len(bs)>1 else [.4]
     return {b: mpl.colors.to_hex(mpl.colormaps['plasma'](x)) for b,x in zip(bs, at)}
 
-# %% ../nbs/01_figures.ipynb #8d7d99ea
+# %% ../nbs/01_figures.ipynb #272cb419
 def film(
     draw:Callable,      # `draw(value)` returns a Matplotlib figure
     values:Sequence,    # One frame for each value
@@ -55,7 +55,7 @@ def film(
     imgs = [_frame(draw(v), escape(f'{alt}: {l}' if alt else l), i==start) for i,(v,l) in enumerate(zip(vals, labels))]
     return HTML(_page.format(name=escape(name), top=len(vals)-1, start=start, label=escape(labels[start]), labels=escape(json.dumps(labels)), imgs=''.join(imgs)))
 
-# %% ../nbs/01_figures.ipynb #14290cc5
+# %% ../nbs/01_figures.ipynb #7c18c5ab
 def _frame(fig, alt, shown):
     "One frame as an `img` element; closes the figure."
     f = io.BytesIO()

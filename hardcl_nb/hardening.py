@@ -6,7 +6,7 @@
 __all__ = ['Hardening', 'Exponential', 'Polynomial', 'Threshold', 'SoftThreshold', 'MaxExponential', 'tilted_weights',
            'TopFraction', 'effective_negatives', 'eta_violations', 'check_eta', 'Custom', 'SemiHard']
 
-# %% ../nbs/03_hardening.ipynb #b48ae45c
+# %% ../nbs/03_hardening.ipynb #4e41b4c9
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from torch import Tensor
 from .checks import check_count, check_number, need
 from .game import Violation, _values
 
-# %% ../nbs/03_hardening.ipynb #b3407334
+# %% ../nbs/03_hardening.ipynb #07a4131d
 class Hardening:
     "Base of the product hardenings: η(s) = Π h(s_i), given by `each(s)` = log h(s)."
     factorises = True
@@ -36,7 +36,7 @@ class Hardening:
         "η(s) >= 0; overflows where `log` does not."
         return self.log(s).exp()
 
-# %% ../nbs/03_hardening.ipynb #5c358a4a
+# %% ../nbs/03_hardening.ipynb #2a62b01e
 @dataclass(frozen=True)
 class Exponential(Hardening):
     "η(s) = Π exp(β s_i) (Robinson et al. 2021, section 3.1)."
@@ -44,7 +44,7 @@ class Exponential(Hardening):
     def __post_init__(self): check_number(self.beta, 'beta', low=0)
     def each(self, s): return self.beta*s
 
-# %% ../nbs/03_hardening.ipynb #ccedd79b
+# %% ../nbs/03_hardening.ipynb #4138ceae
 @dataclass(frozen=True)
 class Polynomial(Hardening):
     "η(s) = Π max(s_i + 1, 0)^p; on the unit ball, where s >= -1, the maximum does nothing."
@@ -55,7 +55,7 @@ class Polynomial(Hardening):
         ok = s>-1
         return torch.where(ok, self.p*torch.where(ok, s, 0.).log1p(), -math.inf)
 
-# %% ../nbs/03_hardening.ipynb #55399f0c
+# %% ../nbs/03_hardening.ipynb #2d7e1a4f
 @dataclass(frozen=True)
 class Threshold(Hardening):
     "η(s) = Π 1[s_i >= at]: only negatives at least this close."
@@ -64,7 +64,7 @@ class Threshold(Hardening):
         if not isinstance(self.at, Tensor): check_number(self.at, 'at')
     def each(self, s): return torch.zeros_like(s).masked_fill(s<self.at, -math.inf)
 
-# %% ../nbs/03_hardening.ipynb #58b132b8
+# %% ../nbs/03_hardening.ipynb #386733fe
 @dataclass(frozen=True)
 class SoftThreshold(Hardening):
     "η(s) = Π σ((s_i - at)/width): a threshold with a slope; σ is the logistic function."
@@ -75,7 +75,7 @@ class SoftThreshold(Hardening):
         check_number(self.width, 'width', low=0, strict=True)
     def each(self, s): return F.logsigmoid((s-self.at)/self.width)
 
-# %% ../nbs/03_hardening.ipynb #2740fc0b
+# %% ../nbs/03_hardening.ipynb #4f7d2b50
 @dataclass(frozen=True)
 class MaxExponential:
     "η(s) = max_i exp(β s_i): one hard negative is enough. No product."
@@ -85,10 +85,10 @@ class MaxExponential:
     def log(self, s): return self.beta*s.amax(-1)
     def __call__(self, s): return self.log(s).exp()
 
-# %% ../nbs/03_hardening.ipynb #d372390c
+# %% ../nbs/03_hardening.ipynb #64c0f85e
 def tilted_weights(
     s:Tensor,              # Similarities of anchors to a pool of n negatives, (..., n)
-    eta,                   # A hardening that factorises
+    eta:Callable,          # A hardening that factorises
     mask:Tensor|None=None  # True where an entry may be a negative, broadcasts to s; all if None
 ) -> Tensor: # Weights, (..., n), summing to 1 along the last dimension; float32 for half-precision s
     "The tilted law of one negative: w_j ∝ h(s_j) over the allowed entries."
@@ -102,7 +102,7 @@ def tilted_weights(
     need(not dead, 'eta', f'{eta} with η = 0 for every allowed negative of {dead} row(s)', 'a positive η somewhere in each row')
     return l.softmax(-1)
 
-# %% ../nbs/03_hardening.ipynb #6cdd1384
+# %% ../nbs/03_hardening.ipynb #572b4c13
 def _wide(x):
     "Half precision becomes float32."
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
@@ -117,7 +117,7 @@ def _check_mask(mask, s):
     need(not empty, 'mask', f'{empty} row(s) without an allowed negative', 'at least one allowed negative in each row')
     return mask.expand_as(s)
 
-# %% ../nbs/03_hardening.ipynb #63cc2b51
+# %% ../nbs/03_hardening.ipynb #33828bbc
 def _pool(s, mask):
     "Check similarities and mask of a pool; half precision becomes float32, masked entries 0."
     given = s.dtype if isinstance(s, Tensor) else type(s).__name__
@@ -129,7 +129,7 @@ def _pool(s, mask):
     need(not bad, 's', f'{bad} allowed entries with NaN or inf', 'finite similarities')
     return s, mask
 
-# %% ../nbs/03_hardening.ipynb #85368a0b
+# %% ../nbs/03_hardening.ipynb #b88bffed
 @dataclass(frozen=True)
 class TopFraction:
     "The hardest `fraction` of a pool: `of(s)` is the `Threshold` at the pool's quantile, anchor by anchor."
@@ -146,7 +146,7 @@ class TopFraction:
         keep = (mask.sum(-1, keepdim=True)*self.fraction-1e-9).ceil().long() # 0.1*30 is a little above 3
         return Threshold(top.gather(-1, keep.clamp(min=1)-1))
 
-# %% ../nbs/03_hardening.ipynb #86f13dbd
+# %% ../nbs/03_hardening.ipynb #88262a58
 def effective_negatives(
     w:Tensor,      # Weights, (..., n), >= 0, summing to 1 along the last dimension
     order:float=2. # 2: inverse Simpson 1/Σw²; 1: perplexity; inf: 1/max w; 0: how many are positive
@@ -163,7 +163,7 @@ def effective_negatives(
     if order==1: return (-torch.xlogy(w, w).sum(-1)).exp()
     return (w>0).sum(-1).to(w.dtype) if order==0 else (w**order).sum(-1)**(1/(1-order))
 
-# %% ../nbs/03_hardening.ipynb #acebb1cc
+# %% ../nbs/03_hardening.ipynb #4c907063
 def eta_violations(
     eta:Callable,       # Hardening function, (..., k) → (...)
     k:int=2,            # Number of negatives to try it with
@@ -182,7 +182,7 @@ def eta_violations(
     if f is eta: found += [Violation('negative', a[i].expand(2, -1), va[i].expand(2), -va[i].item()) for i in (va<0).nonzero()[:,0]]
     return sorted(found, key=lambda v: -v.excess)
 
-# %% ../nbs/03_hardening.ipynb #5fa79a74
+# %% ../nbs/03_hardening.ipynb #9f29a16f
 def _raised(k, n, low, high, g):
     "Random points in [low, high]^k, and the same with some coordinates raised."
     low = check_number(low, 'low'); high = check_number(high, 'high', low=low, strict=True)
@@ -191,7 +191,7 @@ def _raised(k, n, low, high, g):
     up[torch.arange(n), torch.randint(k, (n,), generator=g)] = True # at least one
     return a, torch.where(up, b, a)
 
-# %% ../nbs/03_hardening.ipynb #b7d47e85
+# %% ../nbs/03_hardening.ipynb #6bbea258
 def check_eta(
     eta:Callable,    # Hardening function, (..., k) → (...)
     k:int=2,         # Number of negatives to try it with
@@ -205,7 +205,7 @@ def check_eta(
         need(False, 'eta', what, 'a function >= 0 that never decreases')
     return eta
 
-# %% ../nbs/03_hardening.ipynb #de89b54d
+# %% ../nbs/03_hardening.ipynb #e1fc39f3
 @dataclass(frozen=True)
 class Custom(Hardening):
     "η(s) = Π h(s_i) for an h of your own, checked when it is made."
@@ -217,7 +217,7 @@ class Custom(Hardening):
         h = self.h(s)
         return torch.where(h!=0, torch.where(h!=0, h, 1.).log(), -math.inf)
 
-# %% ../nbs/03_hardening.ipynb #bea15a3c
+# %% ../nbs/03_hardening.ipynb #bf8e33af
 @dataclass(frozen=True)
 class SemiHard(Hardening):
     "1[low <= s_i < high]: hard, but not too hard. NOT a hardening function: it falls again at `high`."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CollapseMeter']
 
-# %% ../nbs/15_meter.ipynb #2aff67b7
+# %% ../nbs/15_meter.ipynb #a8733f88
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from .checks import check_count, need
 from .collapse import CollapseReport, report_from_stats
 from .spectrum import ClassStats, class_stats, eigenvalues
 
-# %% ../nbs/15_meter.ipynb #dacae33f
+# %% ../nbs/15_meter.ipynb #71baeaba
 class CollapseMeter:
     "Collapse metrics of a stream of labelled embeddings, in one pass and O(C d + d^2) memory."
     def __init__(self,
@@ -38,7 +38,7 @@ class CollapseMeter:
     def merge(self, other:'CollapseMeter') -> None: "Count the samples of another meter too."; _merge(self, other)
     def compute(self) -> CollapseReport: "The report on all samples of all processes so far."; return _compute(self)
 
-# %% ../nbs/15_meter.ipynb #1ac68466
+# %% ../nbs/15_meter.ipynb #926b4d48
 def _update(meter, z, y):
     "Count the embeddings `z` (n, d) with labels `y` (n,)."
     st = class_stats(z, y)
@@ -59,7 +59,7 @@ def _add(meter, c, n_b, mu_b, sq_b, scatter_b):
     meter.scatter += scatter_b+(w[:,None]*delta).T@delta
     meter.counts[c] = n
 
-# %% ../nbs/15_meter.ipynb #a6254fcd
+# %% ../nbs/15_meter.ipynb #1b9b0e88
 def _merge(meter, other):
     "Count the samples of another meter too."
     need(isinstance(other, CollapseMeter), 'other', type(other).__name__, 'a CollapseMeter', TypeError)
@@ -68,7 +68,7 @@ def _merge(meter, other):
     c = other.counts.nonzero()[:,0]
     _add(meter, *(t.to(meter.device) for t in (c, other.counts[c], other.mu[c], other.sq[c], other.scatter)))
 
-# %% ../nbs/15_meter.ipynb #b8eae487
+# %% ../nbs/15_meter.ipynb #3defb1a8
 def _all_reduced(meter):
     "(counts, mu, sq, scatter) over all processes."
     n,mu,sq,scatter = meter.counts.clone(), meter.counts[:,None]*meter.mu, meter.sq, meter.scatter
@@ -81,7 +81,7 @@ def _all_reduced(meter):
     for t in (sq, scatter): dist.all_reduce(t, group=meter.group)
     return n, mu, sq, scatter
 
-# %% ../nbs/15_meter.ipynb #225e9dbc
+# %% ../nbs/15_meter.ipynb #e4c0dd7d
 def _compute(meter):
     "The report over all samples of all processes."
     n,mu,sq,scatter = _all_reduced(meter)

@@ -7,7 +7,7 @@ __all__ = ['as_float64', 'ClassStats', 'class_stats', 'int_labels', 'class_means
            'stable_rank', 'num_alive', 'rankme', 'alpha_req', 'decay_exponent', 'alignment', 'uniformity', 'lidar',
            'lidar_from_stats']
 
-# %% ../nbs/13_spectrum.ipynb #be34e666
+# %% ../nbs/13_spectrum.ipynb #5677cea9
 import math
 from dataclasses import dataclass
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from .checks import check_count, check_embeddings, check_labels, check_number, need
 
-# %% ../nbs/13_spectrum.ipynb #097ff0f3
+# %% ../nbs/13_spectrum.ipynb #612528bb
 def as_float64(
     x:Tensor|np.ndarray, # Rows of numbers, (n, d), floating-point of any precision
     arg:str='z',         # Name of the argument, for messages
@@ -25,7 +25,7 @@ def as_float64(
     x = check_embeddings(torch.as_tensor(x) if isinstance(x, np.ndarray) else x, arg, min_rows).detach()
     return (x.cpu() if x.device.type=='mps' else x).double()
 
-# %% ../nbs/13_spectrum.ipynb #69c684ba
+# %% ../nbs/13_spectrum.ipynb #48f71647
 @dataclass(frozen=True, eq=False)
 class ClassStats:
     "All that class metrics need to know of labelled embeddings, in float64."
@@ -44,7 +44,7 @@ class ClassStats:
         m,v = self.counts[self.pairs].double(), self.spread[self.pairs]
         return ((m*2*m/(m-1)*v).sum()/m.sum()).item()
 
-# %% ../nbs/13_spectrum.ipynb #41f69b3e
+# %% ../nbs/13_spectrum.ipynb #7eb9935e
 def class_stats(
     z:Tensor|np.ndarray, # Embeddings, (n, d)
     y:Tensor|np.ndarray, # Integer labels, (n,); need not be 0..C-1
@@ -60,10 +60,10 @@ def class_stats(
     spread = z.new_zeros(len(classes)).index_add_(0, inv, r.square().sum(1))/counts
     return ClassStats(classes, counts, mu, spread, r.T@r)
 
-# %% ../nbs/13_spectrum.ipynb #87d98159
+# %% ../nbs/13_spectrum.ipynb #f322968a
 def int_labels(
-    y # Labels: NumPy integers become a tensor, all else stays as it is, to be judged by `check_labels`
-):
+    y:Tensor|np.ndarray # Labels: NumPy integers become a tensor, all else stays as it is, to be judged by `check_labels`
+) -> Tensor: # The labels
     "NumPy integer labels as an int64 tensor."
     return torch.as_tensor(y.astype(np.int64)) if isinstance(y, np.ndarray) and y.dtype.kind in 'iu' else y
 
@@ -74,7 +74,7 @@ def _all_present(classes, num_classes):
     named = f'no sample of class {", ".join(map(str, absent[:10]))}' if len(classes)<num_classes else f'{len(classes)} classes'
     need(False, 'y', named, f'{num_classes} classes')
 
-# %% ../nbs/13_spectrum.ipynb #2c4eaaa2
+# %% ../nbs/13_spectrum.ipynb #4480fceb
 def class_means(
     z:Tensor|np.ndarray, # Embeddings, (n, d)
     y:Tensor|np.ndarray, # Integer labels, (n,)
@@ -83,7 +83,7 @@ def class_means(
     "The mean embedding of each class."
     return class_stats(z, y, num_classes).mu
 
-# %% ../nbs/13_spectrum.ipynb #7cee4179
+# %% ../nbs/13_spectrum.ipynb #b2345a02
 def spectrum(
     x:Tensor|np.ndarray, # Rows: embeddings (n, d) or class means (C, d)
     center:bool=True     # Subtract the mean row first? Else the second moment instead of the covariance
@@ -94,7 +94,7 @@ def spectrum(
     gram = m@m.T if len(x)<=x.shape[1] else m.T@m
     return eigenvalues(gram/len(x), x.square().sum(1).mean())[:min(len(x)-int(center), x.shape[1])]
 
-# %% ../nbs/13_spectrum.ipynb #753835c6
+# %% ../nbs/13_spectrum.ipynb #3e84776b
 def eigenvalues(
     cov:Tensor,  # Symmetric positive semidefinite matrix, (d, d), float64
     scale:Tensor # Mean squared length of the rows that it comes from, a number
@@ -103,7 +103,7 @@ def eigenvalues(
     lam = torch.linalg.eigvalsh(cov).flip(0)
     return torch.where(lam>1e-13*scale, lam, 0.)
 
-# %% ../nbs/13_spectrum.ipynb #7d074f88
+# %% ../nbs/13_spectrum.ipynb #343830b1
 def effective_rank(
     sv:Tensor|np.ndarray, # A spectrum: numbers >= 0, (r,)
     eps:float=0.          # Added to each share; RankMe and LiDAR take 1e-7
@@ -121,7 +121,7 @@ def stable_rank(
     sv = _check_spectrum(sv)
     return (sv.sum()/sv.max()).item() if sv.any() else 0.
 
-# %% ../nbs/13_spectrum.ipynb #ceb09f1d
+# %% ../nbs/13_spectrum.ipynb #a387c977
 def num_alive(
     sv:Tensor|np.ndarray, # A spectrum, (r,)
     threshold:float=.01   # Smallest share of the largest that counts as alive, in (0, 1]
@@ -137,7 +137,7 @@ def _check_spectrum(sv):
     need(bool((sv.isfinite() & (sv>=0)).all()), 'sv', 'a negative number, NaN or inf', 'finite numbers >= 0')
     return sv
 
-# %% ../nbs/13_spectrum.ipynb #882e9112
+# %% ../nbs/13_spectrum.ipynb #a31df230
 def rankme(
     z:Tensor|np.ndarray, # Embeddings, (n, d)
     eps:float=1e-7       # Added to each share, as in the paper
@@ -145,7 +145,7 @@ def rankme(
     "Effective rank of the singular values of `z`, not centred (Garrido et al. 2023, equation 1)."
     return effective_rank(spectrum(as_float64(z), center=False).sqrt(), eps)
 
-# %% ../nbs/13_spectrum.ipynb #3869888c
+# %% ../nbs/13_spectrum.ipynb #2731652f
 def alpha_req(
     z:Tensor|np.ndarray, # Embeddings, (n, d)
     first:int=6,         # First rank of the fit, counted from 1
@@ -156,7 +156,7 @@ def alpha_req(
     need(a is not None, 'z', f'fewer than 3 eigenvalues that are not 0 at ranks {first} to {last}', 'at least 3')
     return a
 
-# %% ../nbs/13_spectrum.ipynb #b3912de4
+# %% ../nbs/13_spectrum.ipynb #3c346131
 def decay_exponent(
     lam:Tensor,    # Eigenvalues, largest first, (r,)
     first:int=6,   # First rank of the fit, counted from 1
@@ -171,7 +171,7 @@ def decay_exponent(
     u = u-(w*u).sum()
     return (-(w*u*v).sum()/(w*u*u).sum()).item()
 
-# %% ../nbs/13_spectrum.ipynb #a9589fdf
+# %% ../nbs/13_spectrum.ipynb #db9615ac
 def alignment(
     z:Tensor|np.ndarray, # Embeddings, (n, d)
     y:Tensor|np.ndarray  # Integer labels, (n,)
@@ -179,7 +179,7 @@ def alignment(
     "Mean over anchors of the mean squared distance from their positives (Wang and Isola 2020, with exponent 2)."
     return class_stats(z, y).alignment()
 
-# %% ../nbs/13_spectrum.ipynb #7c9d6942
+# %% ../nbs/13_spectrum.ipynb #fa244a5d
 def uniformity(
     z:Tensor|np.ndarray, # Embeddings, (n, d), n >= 2
     t:float=2.           # Inverse squared width of the Gaussian kernel, > 0
@@ -197,7 +197,7 @@ def _kernel_log(z, q, i, t, step=1024):
     s.diagonal(i).fill_(-math.inf)
     return s
 
-# %% ../nbs/13_spectrum.ipynb #71ca232f
+# %% ../nbs/13_spectrum.ipynb #5ef8b048
 def lidar(
     z:Tensor|np.ndarray, # Embeddings, (n, d)
     y:Tensor|np.ndarray, # Integer labels, (n,): in the paper, which image a view comes from
@@ -206,7 +206,7 @@ def lidar(
     "Effective rank of the linear-discriminant matrix (Thilak et al. 2023, section 3)."
     return lidar_from_stats(class_stats(z, y), check_number(delta, 'delta', 0, strict=True))
 
-# %% ../nbs/13_spectrum.ipynb #86688ef6
+# %% ../nbs/13_spectrum.ipynb #45052a8e
 def lidar_from_stats(
     st:ClassStats,    # From `class_stats`
     delta:float=1e-4  # Added to the diagonal of the within-class covariance, > 0
