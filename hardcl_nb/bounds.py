@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['scl_bound', 'ucl_bound']
 
-# %% ../nbs/06_bounds.ipynb #95f0a5d1
+# %% ../nbs/06_bounds.ipynb #46ec1b67
 import math
 from collections.abc import Callable
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from .checks import check_count, check_number, need
 from .game import InfoNCE, Linear, Softplus, Triplet, check_psi
 
-# %% ../nbs/06_bounds.ipynb #731e050b
+# %% ../nbs/06_bounds.ipynb #43bdf312
 def _price(psi, k, symmetric=False):
     "ψ, or InfoNCE() for None; a price from outside of the family is searched for violations."
     if psi is None: return InfoNCE()
@@ -24,7 +24,7 @@ def _closest(num_classes, tau):
     C = check_count(num_classes, 'num_classes', 2)
     return -C/((C-1)*check_number(tau, 'tau', low=0, strict=True))
 
-# %% ../nbs/06_bounds.ipynb #e91866c9
+# %% ../nbs/06_bounds.ipynb #dbf94fc2
 def scl_bound(
     num_classes:int,         # C, >= 2
     psi:Callable|None=None,  # Price ψ, (..., k) -> (...), non-decreasing and convex; InfoNCE() if None
@@ -35,7 +35,7 @@ def scl_bound(
     t = torch.full((check_count(k, 'k'),), _closest(num_classes, tau), dtype=torch.float64)
     return float(_price(psi, k)(t))
 
-# %% ../nbs/06_bounds.ipynb #7e4aa410
+# %% ../nbs/06_bounds.ipynb #bd74918e
 def ucl_bound(
     num_classes:int,         # C, >= 2
     k:int|None=None,         # Negatives per positive pair, <= 4096; None: the limit k -> ∞
@@ -53,7 +53,7 @@ def ucl_bound(
     t = b*(torch.arange(k)>=m[:,None]).double()
     return float(_binomial(m, k, p) @ _price(psi, k, symmetric=True)(t))
 
-# %% ../nbs/06_bounds.ipynb #06be3ab4
+# %% ../nbs/06_bounds.ipynb #ced6ab42
 def _binomial(m, k, p):
     "Bin(m; k, p) for m = 0 … k, (k+1,)."
     return (m*math.log(p)+(k-m)*math.log1p(-p)-(m+1).lgamma()-(k-m+1).lgamma()).softmax(0)

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['as_number', 'as_list', 'one_line_errors', 'hardcl_train']
 
-# %% ../nbs/26_cli.ipynb #0c7e503c
+# %% ../nbs/26_cli.ipynb #91c427e1
 import sys, warnings
 from contextlib import contextmanager
 from fastcore.script import call_parse
 
-# %% ../nbs/26_cli.ipynb #9389a734
+# %% ../nbs/26_cli.ipynb #a6cff60d
 def as_number(
     x:str|float,         # What was given
     arg:str,             # Name of the argument, for the message
@@ -20,7 +20,7 @@ def as_number(
     try: return kind(x)
     except (TypeError, ValueError): raise ValueError(f"{arg}: expected {'a whole number' if kind is int else 'a number'}, got {x!r}") from None
 
-# %% ../nbs/26_cli.ipynb #b1d9e9b5
+# %% ../nbs/26_cli.ipynb #c73e777e
 def as_list(
     x:str|list|tuple,    # Comma-separated text, or a list
     arg:str,             # Name of the argument, for the message
@@ -31,7 +31,7 @@ def as_list(
     if not all(str(p) for p in parts): raise ValueError(f'{arg}: expected values between commas, got {x!r}')
     return list(dict.fromkeys(parts if kind is str else (as_number(p, arg, kind) for p in parts)))
 
-# %% ../nbs/26_cli.ipynb #07aae1e2
+# %% ../nbs/26_cli.ipynb #1cf119bb
 @contextmanager
 def one_line_errors(
     prog:str,     # Name of the program, at the start of the line
@@ -49,7 +49,7 @@ def _stop(line, code):
     print(line, file=sys.stderr)
     sys.exit(code)
 
-# %% ../nbs/26_cli.ipynb #ef944348
+# %% ../nbs/26_cli.ipynb #895735e3
 def _bar(cfg):
     "A progress bar over the steps of a run, as a callback for records."
     from tqdm import tqdm
@@ -62,7 +62,7 @@ def _bar(cfg):
     update.close = lambda: [b.close() for b in bars]
     return update
 
-# %% ../nbs/26_cli.ipynb #fb33de73
+# %% ../nbs/26_cli.ipynb #f90a5210
 def _train(settings, out, resume, overwrite):
     "One run with a bar, and its summary."
     from hardcl_nb.report import text_table
@@ -74,7 +74,7 @@ def _train(settings, out, resume, overwrite):
     print(text_table(rows[-1:]))
     print(f'metrics in {out}/metrics.csv')
 
-# %% ../nbs/26_cli.ipynb #8134a86e
+# %% ../nbs/26_cli.ipynb #1fb2c538
 @call_parse
 def hardcl_train(
     data:str='digits',          # Data set: digits (1,797 real 8x8 digits) or latent100 (a world of 100 latent classes)

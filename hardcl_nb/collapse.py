@@ -6,7 +6,7 @@
 __all__ = ['zero_sum', 'unit_norm', 'equal_inner', 'within_class', 'nc1', 'nc2_norm', 'nc2_angle', 'nc4', 'mean_spectrum',
            'NCReport', 'CollapseReport', 'report_from_stats', 'collapse_report']
 
-# %% ../nbs/14_collapse.ipynb #7b624756
+# %% ../nbs/14_collapse.ipynb #9a769c00
 from dataclasses import asdict, dataclass, fields
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from .etf import etf_distance
 from .spectrum import (ClassStats, as_float64, class_stats, decay_exponent, effective_rank, int_labels, lidar_from_stats, num_alive,
     spectrum, stable_rank, uniformity)
 
-# %% ../nbs/14_collapse.ipynb #d162f2ca
+# %% ../nbs/14_collapse.ipynb #e15c820e
 def zero_sum(
     mu:Tensor|np.ndarray # Class means, (C, d)
 ) -> float: # >= 0; 0 under Neural Collapse
@@ -29,7 +29,7 @@ def unit_norm(
     "Mean over classes of | |mu_j| - 1 |."
     return (as_float64(mu, 'mu').norm(dim=1)-1).abs().mean().item()
 
-# %% ../nbs/14_collapse.ipynb #b2c9ca95
+# %% ../nbs/14_collapse.ipynb #c23a62fc
 def equal_inner(
     mu:Tensor|np.ndarray, # Class means, (C, d), C >= 2
     reduce:str='mean'     # 'mean' over pairs of classes, or 'max'
@@ -47,7 +47,7 @@ def _cosines(mu, scale):
     i,j = torch.triu_indices(len(mu), len(mu), 1, device=mu.device)
     return (u@u.T)[i,j], int(zero.sum())
 
-# %% ../nbs/14_collapse.ipynb #a4231ef6
+# %% ../nbs/14_collapse.ipynb #0a6c6dba
 def within_class(
     z:Tensor|np.ndarray, # Embeddings, (n, d)
     y:Tensor|np.ndarray, # Integer labels, (n,)
@@ -63,7 +63,7 @@ def _mean_distance(z, y, st):
     far = z.new_zeros(len(st.mu)).index_add_(0, inv, (z-st.mu[inv]).norm(dim=1))
     return (far/st.counts)[st.pairs].mean().item()
 
-# %% ../nbs/14_collapse.ipynb #05d82b43
+# %% ../nbs/14_collapse.ipynb #fd3d5287
 def nc1(
     z:Tensor|np.ndarray, # Embeddings, (n, d)
     y:Tensor|np.ndarray, # Integer labels, (n,)
@@ -81,7 +81,7 @@ def _nc1(st, rtol=1e-6):
     v,s = vt[alive],s[alive]
     return (((v@st.within_cov())*v).sum(1)/s.square()).sum().item() if len(s) else None
 
-# %% ../nbs/14_collapse.ipynb #3a3761d0
+# %% ../nbs/14_collapse.ipynb #46399e10
 def nc2_norm(
     mu:Tensor|np.ndarray # Class means, (C, d), C >= 2
 ) -> float: # Between 0 and sqrt(C-1); 0 under Neural Collapse
@@ -94,7 +94,7 @@ def nc2_angle(
     "Standard deviation over pairs of the cosine of the centred class means (Papyan, Han and Donoho 2020)."
     return _nc2(as_float64(mu, 'mu', min_rows=2), differ=True)[1]
 
-# %% ../nbs/14_collapse.ipynb #8ceb770c
+# %% ../nbs/14_collapse.ipynb #80b78ace
 def _nc2(mu, differ=False):
     "(nc2_norm, nc2_angle), or (None, None) if the class means coincide."
     m,scale = mu-mu.mean(0), mu.norm(dim=1).max()
@@ -103,7 +103,7 @@ def _nc2(mu, differ=False):
     need(not (same and differ), 'mu', 'class means that coincide', 'class means that differ')
     return (None, None) if same else ((r.std(correction=0)/r.mean()).item(), _cosines(m, scale)[0].std(correction=0).item())
 
-# %% ../nbs/14_collapse.ipynb #662e6064
+# %% ../nbs/14_collapse.ipynb #a5cacf46
 def nc4(
     z:Tensor|np.ndarray,   # Embeddings, (n, d)
     mu:Tensor|np.ndarray,  # Class means, (C, d)
@@ -116,7 +116,7 @@ def nc4(
     need(bool(((pred>=0) & (pred<len(mu))).all()), 'pred', f'labels {int(pred.min())} to {int(pred.max())}', f'rows of mu, 0 to {len(mu)-1}')
     return (torch.cdist(z, mu.to(z.device)).argmin(1)==pred).double().mean().item()
 
-# %% ../nbs/14_collapse.ipynb #debd906d
+# %% ../nbs/14_collapse.ipynb #a9553990
 def mean_spectrum(
     mu:Tensor|np.ndarray # Class means, (C, d)
 ) -> Tensor: # Singular values of their covariance, largest first, divided by the largest, (min(C-1, d),); zeros if they coincide
@@ -124,7 +124,7 @@ def mean_spectrum(
     s = spectrum(mu)
     return s/s[0] if s.any() else s
 
-# %% ../nbs/14_collapse.ipynb #3d861b1c
+# %% ../nbs/14_collapse.ipynb #0007d7c2
 @dataclass(frozen=True, repr=False)
 class NCReport:
     "Neural Collapse, the part of a `CollapseReport` that looks at class means and spreads. `None`: not defined."
@@ -144,7 +144,7 @@ class NCReport:
     nc2_angle:float|None    # std of the centred cosines; None if the class means coincide
     etf_distance:float|None # To the nearest simplex ETF of length 1, per class; None if d < C-1
 
-# %% ../nbs/14_collapse.ipynb #1e961d6d
+# %% ../nbs/14_collapse.ipynb #b9321560
 @dataclass(frozen=True, repr=False)
 class CollapseReport(NCReport):
     "Every collapse metric of one set of labelled embeddings."
@@ -163,7 +163,7 @@ class CollapseReport(NCReport):
     def __repr__(self): return '\n'.join(f'{k:17} {v}' for k,v in _rows(self))
     def _repr_html_(self): return '<table>'+''.join(f'<tr><td>{k}</td><td>{v}</td></tr>' for k,v in _rows(self))+'</table>'
 
-# %% ../nbs/14_collapse.ipynb #1dd6e219
+# %% ../nbs/14_collapse.ipynb #516f1074
 def _rows(rep):
     "Name and text of each field, long tuples shortened."
     def text(v):
@@ -174,7 +174,7 @@ def _rows(rep):
     show = [(f.name, getattr(rep, f.name)) for f in fields(rep)]
     return [(k, text(v)) for k,v in show if v!=() and not (k=='uniformity' and v is None)]
 
-# %% ../nbs/14_collapse.ipynb #1b523868
+# %% ../nbs/14_collapse.ipynb #e4ad82ea
 def report_from_stats(
     st:ClassStats,      # From `class_stats`
     cov:Tensor,         # Eigenvalues of the covariance of the embeddings, largest first
@@ -194,7 +194,7 @@ def report_from_stats(
         tuple(sv.tolist()), num_alive(sv), effective_rank(sv), stable_rank(sv), effective_rank(second.sqrt(), 1e-7), decay_exponent(cov),
         lidar_from_stats(st), st.alignment(), unif)
 
-# %% ../nbs/14_collapse.ipynb #6cc91823
+# %% ../nbs/14_collapse.ipynb #6e0f72f9
 def collapse_report(
     z:Tensor|np.ndarray, # Embeddings, (n, d)
     y:Tensor|np.ndarray, # Integer labels, (n,); need not be 0..C-1

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['grid', 'run_all', 'collect', 'hardcl_compare']
 
-# %% ../nbs/27_compare.ipynb #f548d3d7
+# %% ../nbs/27_compare.ipynb #0a117af5
 import json, os, sys
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,7 +14,7 @@ from types import ModuleType
 from fastcore.script import call_parse
 from .cli import as_list, as_number, one_line_errors
 
-# %% ../nbs/27_compare.ipynb #1445f116
+# %% ../nbs/27_compare.ipynb #46e4a99a
 def grid(
     data:list[str],     # Data sets
     methods:list[str],  # Methods
@@ -32,7 +32,7 @@ def grid(
     if not pairs: raise ValueError(f'betas: expected a hardness > 0 for {methods}, got {betas}')
     return [RunConfig(data=d, method=m, beta=float(b), norm=n, seed=s, **settings) for d in data for n in norms for m,b in pairs for s in seeds]
 
-# %% ../nbs/27_compare.ipynb #21d0b881
+# %% ../nbs/27_compare.ipynb #28ad122d
 def _one(job):
     "One run in a worker process, on one core."
     import torch
@@ -43,7 +43,7 @@ def _one(job):
     run(cfg, Path(out)/'runs'/run_name(cfg), resume=not overwrite, overwrite=overwrite)
     return run_name(cfg)
 
-# %% ../nbs/27_compare.ipynb #d178e9c0
+# %% ../nbs/27_compare.ipynb #7d5b24a2
 @contextmanager
 def _no_main():
     "Hide the main program from processes that are started in a `with` block."
@@ -52,7 +52,7 @@ def _no_main():
     try: yield
     finally: sys.modules['__main__'] = main
 
-# %% ../nbs/27_compare.ipynb #1d89ba82
+# %% ../nbs/27_compare.ipynb #f587d1c2
 def run_all(
     cfgs:list,              # Settings of the runs
     out:str|Path,           # Folder of the comparison; each run has a folder under `runs/` in it
@@ -74,7 +74,7 @@ def run_all(
             for _ in tqdm(done, total=len(jobs), desc='runs', unit='run', disable=not progress, dynamic_ncols=True): pass
         except BaseException: pool.shutdown(cancel_futures=True); raise
 
-# %% ../nbs/27_compare.ipynb #945597ec
+# %% ../nbs/27_compare.ipynb #0894fc94
 def collect(
     out:str|Path    # Folder of the comparison
 ) -> tuple[list[dict], list[dict]]: # Rows of metrics, rows of final spectra
@@ -92,7 +92,7 @@ def collect(
     write_csv(Path(out)/'spectra.csv', spectra)
     return rows, spectra
 
-# %% ../nbs/27_compare.ipynb #fe4d9858
+# %% ../nbs/27_compare.ipynb #c1027906
 _intro = ('Final numbers: mean over seeds ± one standard deviation. NC: do all seeds reach Neural Collapse, by zero-sum ≤ 0.05, unit-norm ≤ 0.01 and equal-inner ≤ 0.03? '
     'Gap: loss minus the provable lower bound on a class-balanced probe; it does not exist without normalisation.')
 
@@ -109,7 +109,7 @@ def _compare(cfgs, out, workers, overwrite):
     print(text_table(rows))
     print(f'{len({tuple(r[k] for k in ("data", "norm", "method", "beta", "seed")) for r in rows})} runs; open {out}/report.html')
 
-# %% ../nbs/27_compare.ipynb #a5a749b8
+# %% ../nbs/27_compare.ipynb #6b5ae97c
 def _check_folder(out, workers, resume, overwrite):
     "Refuse a folder that is not fit for a comparison."
     if workers<0: raise ValueError(f'workers: expected a whole number >= 0, got {workers}')
@@ -118,7 +118,7 @@ def _check_folder(out, workers, resume, overwrite):
     if ((out/'runs').exists() or (out/'config.json').exists()) and not (resume or overwrite):
         raise ValueError(f'out: expected a new folder, or --resume or --overwrite, got {out}, which already holds a run')
 
-# %% ../nbs/27_compare.ipynb #e3968a41
+# %% ../nbs/27_compare.ipynb #08b0f64b
 @call_parse
 def hardcl_compare(
     data:str='digits',               # Data sets, comma-separated: digits, latent100

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['datasets', 'Data', 'digits', 'latent_world', 'load_data', 'random_batches', 'balanced_subset']
 
-# %% ../nbs/20_data.ipynb #073da3fe
+# %% ../nbs/20_data.ipynb #4d6d990e
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 import numpy as np, torch
 from torch import Tensor
 from .checks import need, check_choice, check_count, check_number, check_embeddings, check_labels
 
-# %% ../nbs/20_data.ipynb #268b1082
+# %% ../nbs/20_data.ipynb #2fc0caae
 @dataclass(frozen=True)
 class Data:
     "A labelled data set, split into a training and a test part."
@@ -34,7 +34,7 @@ class Data:
     def __repr__(self):
         return f'Data({self.name!r}: {len(self.train_x)} + {len(self.test_x)} samples of shape {tuple(self.train_x.shape[1:])}, {self.num_classes} classes)'
 
-# %% ../nbs/20_data.ipynb #3968f868
+# %% ../nbs/20_data.ipynb #cbbffb0c
 def _check_part(part, x, y, num_classes):
     "Check inputs and labels of one part of a data set."
     check_embeddings(x.flatten(1) if isinstance(x, Tensor) and x.ndim>1 else x, part+'_x')
@@ -42,7 +42,7 @@ def _check_part(part, x, y, num_classes):
     low,high = int(y.min()),int(y.max())
     need(low>=0 and high<num_classes, part+'_y', f'labels from {low} to {high}', f'labels in 0..{num_classes-1}')
 
-# %% ../nbs/20_data.ipynb #eaaf4308
+# %% ../nbs/20_data.ipynb #896f783f
 def digits(
     test_size:float=.25, # Share of the samples kept for testing
     seed:int=0           # Seed of the split
@@ -56,7 +56,7 @@ def digits(
     xa,xb,ya,yb = map(torch.from_numpy, parts)
     return Data('digits', xa, ya, xb, yb, 10)
 
-# %% ../nbs/20_data.ipynb #ac76b1b7
+# %% ../nbs/20_data.ipynb #99a5bc58
 def latent_world(
     num_classes:int=100,  # C
     per_class:int=100,    # Samples of each class; a fifth of them, at least one, for testing
@@ -76,7 +76,7 @@ def latent_world(
     k = per_class - max(1, per_class//5)
     return Data('latent100' if num_classes==100 else 'latent', x[:,:k].flatten(0, 1), y[:,:k].flatten(), x[:,k:].flatten(0, 1), y[:,k:].flatten(), num_classes)
 
-# %% ../nbs/20_data.ipynb #c96e6381
+# %% ../nbs/20_data.ipynb #ee543623
 datasets:dict[str, Callable[[], Data]] = {'digits': digits, 'latent100': latent_world}
 
 def load_data(
@@ -85,7 +85,7 @@ def load_data(
     "Load a data set by its name."
     return datasets[check_choice(name, 'data', tuple(datasets))]()
 
-# %% ../nbs/20_data.ipynb #6404a0ff
+# %% ../nbs/20_data.ipynb #c1136f13
 def random_batches(
     n:int,                       # Number of samples
     batch_size:int,              # Samples in a batch; at most n
@@ -99,7 +99,7 @@ def random_batches(
             yield from torch.randperm(n, generator=generator)[:full].split(batch_size)
     return batches()
 
-# %% ../nbs/20_data.ipynb #9055547a
+# %% ../nbs/20_data.ipynb #1e4bfd48
 def balanced_subset(
     y:Tensor,                    # Labels, (n,)
     per_class:int,               # Samples of each class

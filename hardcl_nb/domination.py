@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['covariance', 'Domination', 'domination_gap', 'chebyshev_terms', 'harris_steps', 'dependent_game', 'distinct_law']
 
-# %% ../nbs/04_domination.ipynb #28301d4a
+# %% ../nbs/04_domination.ipynb #6f4608dd
 from collections.abc import Callable
 from typing import NamedTuple
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from .checks import need, check_number
 from .game import FiniteWorld, check_law, pair_losses, tilt, tuple_law, tuples
 
-# %% ../nbs/04_domination.ipynb #9e12270e
+# %% ../nbs/04_domination.ipynb #fa0e4346
 def covariance(
     p:Tensor, # A law, (..., N)
     a:Tensor, # Values of one function, (..., N)
@@ -23,7 +23,7 @@ def covariance(
     _need_values(p, a, b)
     return (p*(a-(p*a).sum(-1, keepdim=True))*(b-(p*b).sum(-1, keepdim=True))).sum(-1)
 
-# %% ../nbs/04_domination.ipynb #6b1a3c96
+# %% ../nbs/04_domination.ipynb #f73fa9ac
 def _need_values(p, a, b):
     "Refuse what is no law and two functions on the same points."
     ok = all(isinstance(v, Tensor) and v.is_floating_point() and (v.dtype, v.device)==(p.dtype, p.device) for v in (p, a, b))
@@ -31,7 +31,7 @@ def _need_values(p, a, b):
     ok = min(v.ndim for v in (p, a, b))>0 and p.shape[-1]==a.shape[-1]==b.shape[-1]
     need(ok, 'a, b', f'shapes {tuple(a.shape)}, {tuple(b.shape)}', f'one value for each of the {p.shape[-1] if p.ndim else 0} points of p')
 
-# %% ../nbs/04_domination.ipynb #c64c77b1
+# %% ../nbs/04_domination.ipynb #641ed4f0
 class Domination(NamedTuple):
     "A hard loss beside the plain one."
     hard:Tensor  # Loss under the tilted law
@@ -39,7 +39,7 @@ class Domination(NamedTuple):
     gap:Tensor   # hard - plain, as the mean of `pairs`
     pairs:Tensor # Cov(ψ, η)/E η for each class, anchor and positive, (C, m, m); 0 where the pair never occurs
 
-# %% ../nbs/04_domination.ipynb #bf51276b
+# %% ../nbs/04_domination.ipynb #79d32244
 def domination_gap(
     world:FiniteWorld,    # The world in which the game is played
     f:Tensor,             # Representation: the embedding of every point, (m, d)
@@ -61,7 +61,7 @@ def domination_gap(
     pairs = torch.where(world.joint.to(f)>0, pairs, 0.)
     return Domination(hard, plain, ((world.prior[:,None,None]*world.joint).to(pairs)*pairs).sum(), pairs)
 
-# %% ../nbs/04_domination.ipynb #0b77f959
+# %% ../nbs/04_domination.ipynb #36339616
 def chebyshev_terms(
     p:Tensor, # Law, (m,)
     a:Tensor, # Values of one function, (m,)
@@ -73,7 +73,7 @@ def chebyshev_terms(
     d = lambda v: v[:,None]-v
     return p[:,None]*p*d(a)*d(b)/2
 
-# %% ../nbs/04_domination.ipynb #bc940663
+# %% ../nbs/04_domination.ipynb #e12ff6fa
 def harris_steps(
     p:Tensor, # Law of one negative, (m,)
     a:Tensor, # Values of one function at every tuple, (m, ..., m) with k dimensions
@@ -90,7 +90,7 @@ def harris_steps(
         a,b = a@p, b@p # forget the last negative
     return torch.stack(steps[::-1])
 
-# %% ../nbs/04_domination.ipynb #3fcd3831
+# %% ../nbs/04_domination.ipynb #d0651005
 def dependent_game(
     middle:float=.2 # The middling place a, in [-1, 1]; T1 breaks for 0 < a < log cosh 1 = 0.434
 ) -> tuple[FiniteWorld,Tensor,Tensor]: # World of 2 classes and 4 points, representation (4, 1), law of a pair of negatives (2, 16)
@@ -104,7 +104,7 @@ def dependent_game(
     pair[1,0,0] = 1. # anchors of the other class have one negative, twice
     return FiniteWorld(px), f, pair.flatten(1)
 
-# %% ../nbs/04_domination.ipynb #627b519b
+# %% ../nbs/04_domination.ipynb #0dc1c669
 def distinct_law(
     p:Tensor, # Law of one negative, (..., m)
     k:int     # Negatives per tuple

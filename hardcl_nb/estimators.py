@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['sampled_loss', 'finite_k_loss', 'sampling_error', 'debias', 'gradient_weights']
 
-# %% ../nbs/12_estimators.ipynb #0dbb40af
+# %% ../nbs/12_estimators.ipynb #750d3654
 import math
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor
 from .checks import check_choice, check_count, check_embeddings, check_labels, check_number, need
 from .losses import _check_pairs, _class_sizes
 
-# %% ../nbs/12_estimators.ipynb #8d9e4ad3
+# %% ../nbs/12_estimators.ipynb #79fd48fb
 def _batch(z, y, supervised):
     "Checked z (half precision goes up to single), y, and each row's number of positives."
     y = check_labels(y, len(check_embeddings(z, min_rows=2)), device=z.device)
@@ -21,14 +21,14 @@ def _batch(z, y, supervised):
     _check_pairs(size, supervised)
     return z if z.dtype==torch.float64 else z.float(), y, size-1
 
-# %% ../nbs/12_estimators.ipynb #3b9dc6fb
+# %% ../nbs/12_estimators.ipynb #c10d88c7
 def _pools(y, rows, supervised):
     "Masks (b, n) of the positives and of the allowed negatives of the anchors `rows`."
     same = y[rows][:,None]==y
     self = rows[:,None]==torch.arange(len(y), device=y.device)
     return same&~self, ~(same if supervised else self)
 
-# %% ../nbs/12_estimators.ipynb #f7d28bcf
+# %% ../nbs/12_estimators.ipynb #0213dcd2
 def _similar(z, rows, tau):
     "Similarities (b, n) of the anchors `rows` to all, but for a constant in each row, which keeps small differences exact."
     with torch.autocast(z.device.type, enabled=False): return (z[rows]/tau)@(z-z.detach().mean(0)).T
@@ -45,7 +45,7 @@ def _log_q(q, s, neg):
     "log q, (b, 1); 'sum' counts the allowed negatives."
     return neg.sum(1, keepdim=True).to(s).log() if q=='sum' else s.new_full((len(s),1), math.log(q))
 
-# %% ../nbs/12_estimators.ipynb #9210a651
+# %% ../nbs/12_estimators.ipynb #a3fe49de
 def _drawn(z, y, rows, m, k, beta, supervised, alpha, q, tau, generator):
     "Sum over the anchors `rows` of the mean over their positives."
     pos,neg = _pools(y, rows, supervised)
@@ -58,7 +58,7 @@ def _drawn(z, y, rows, m, k, beta, supervised, alpha, q, tau, generator):
     x = A[i,turn]-s[i,p]+_log_q(q, s, neg)[i,0]
     return (_infonce(x, alpha)/m[rows][i]).sum()
 
-# %% ../nbs/12_estimators.ipynb #ec6c040d
+# %% ../nbs/12_estimators.ipynb #9b49781a
 class _InBlocks(torch.autograd.Function):
     "The sum of `f(z, rows)` over blocks of rows; each block's gradient is formed in the forward pass."
     @staticmethod
@@ -76,7 +76,7 @@ class _InBlocks(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, g): return g*ctx.saved_tensors[0], None, None
 
-# %% ../nbs/12_estimators.ipynb #b42a7303
+# %% ../nbs/12_estimators.ipynb #f4403d07
 def _check_options(beta, alpha, q, tau, **switches):
     "Refuse options outside their range."
     check_number(beta, 'beta', low=0)
@@ -86,7 +86,7 @@ def _check_options(beta, alpha, q, tau, **switches):
     check_number(tau, 'tau', low=0, strict=True)
     for a,x in switches.items(): check_choice(x, a, (True, False))
 
-# %% ../nbs/12_estimators.ipynb #036a5d79
+# %% ../nbs/12_estimators.ipynb #6bcefe13
 def sampled_loss(
     z:Tensor,              # Embeddings, (n, d)
     y:Tensor,              # Labels, (n,)
@@ -110,7 +110,7 @@ def sampled_loss(
     part = lambda z, rows: _drawn(z, y, rows, m, k, beta, supervised, alpha, q, tau, generator)
     return _InBlocks.apply(z, part, rows.split(chunk))/len(rows)
 
-# %% ../nbs/12_estimators.ipynb #527c1464
+# %% ../nbs/12_estimators.ipynb #281630cf
 def _pairs(z, y, beta, supervised, detach, alpha, q, tau):
     "In double precision: log w and log q e^t, (pairs, n); the negative mask; each pair's share of the mean."
     _check_options(beta, alpha, q, tau, supervised=supervised, detach=detach)
@@ -122,7 +122,7 @@ def _pairs(z, y, beta, supervised, detach, alpha, q, tau):
     i,p = pos.nonzero(as_tuple=True)
     return lw[i], s[i]-s[i,p][:,None]+_log_q(q, s, neg)[i], neg[i], (m[rows][i]*len(rows)).to(s).reciprocal()
 
-# %% ../nbs/12_estimators.ipynb #c5134037
+# %% ../nbs/12_estimators.ipynb #ca10872a
 def _expected(lw, e, neg, k, alpha):
     "E log(α + (1/k) Σ_l e^{e_l}) for k draws from w, (pairs,); `lw` = log w, `e` = log q e^t and `neg` are (pairs, n)."
     logc = _infonce((lw+e).logsumexp(1), alpha)               # log of the mean of x, which sets the scale
@@ -136,7 +136,7 @@ def _expected(lw, e, neg, k, alpha):
         out, v = out+h*(math.exp(-u)-(k*phi.log1p()-u*a).exp()), v+h
     return out
 
-# %% ../nbs/12_estimators.ipynb #e9ebe276
+# %% ../nbs/12_estimators.ipynb #b88eed1a
 def finite_k_loss(
     z:Tensor,              # Embeddings, (n, d); memory is that of (pairs, n)
     y:Tensor,              # Labels, (n,)
@@ -152,7 +152,7 @@ def finite_k_loss(
     lw,e,neg,share = _pairs(z, y, beta, supervised, detach, alpha, q, tau)
     return (_expected(lw, e, neg, k, alpha)*share).sum().to(z.dtype)
 
-# %% ../nbs/12_estimators.ipynb #cc543509
+# %% ../nbs/12_estimators.ipynb #fdd5c585
 def sampling_error(
     z:Tensor,              # Embeddings, (n, d)
     y:Tensor,              # Labels, (n,)
@@ -169,7 +169,7 @@ def sampling_error(
     var = r**2*torch.expm1(two-2*one)/check_count(k, 'k') # of each pair
     return -(var*share).sum().to(z.dtype)/2, (var*share**2).sum().sqrt().to(z.dtype)
 
-# %% ../nbs/12_estimators.ipynb #6515d4e7
+# %% ../nbs/12_estimators.ipynb #da4126d4
 def debias(
     log_mean:Tensor,  # A = log E_w e^s over unlabelled negatives, any shape
     s_pos:Tensor,     # Log of the positives' mean e^s; with one positive its similarity; broadcasts to A
@@ -185,7 +185,7 @@ def debias(
     left = log_mean+torch.log(-torch.expm1(torch.where(some, gone, -1.)))-torch.log1p(-prior)
     return torch.where(some, left, -math.inf).clamp(min=floor)
 
-# %% ../nbs/12_estimators.ipynb #ebccbf06
+# %% ../nbs/12_estimators.ipynb #a2f8e935
 def gradient_weights(
     c:Tensor,           # Inner products of an anchor with its negatives, (..., k)
     c_pos:Tensor,       # Inner product with the positive, (...)

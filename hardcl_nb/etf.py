@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['simplex_etf', 'random_rotation', 'procrustes', 'welch_bound', 'nearest_etf', 'etf_distance']
 
-# %% ../nbs/05_etf.ipynb #8b9ce6ef
+# %% ../nbs/05_etf.ipynb #e4f510e4
 import math
 import torch
 from torch import Tensor
 from .checks import check_count, check_embeddings, need
 
-# %% ../nbs/05_etf.ipynb #f854be80
+# %% ../nbs/05_etf.ipynb #a6882cd4
 def simplex_etf(
     num_classes:int,    # C, >= 2
     dim:int|None=None,  # Dimension d, >= C-1; C-1 if None
@@ -29,14 +29,14 @@ def simplex_etf(
     h[:,:C-1] *= math.sqrt(C/(C-1))/(j*(j+1)).sqrt()
     return h.to(dtype=dtype, device=device)
 
-# %% ../nbs/05_etf.ipynb #6f854413
+# %% ../nbs/05_etf.ipynb #ca4a1775
 def _float_type(dtype):
     "A floating-point type; the default one for None."
     dtype = torch.get_default_dtype() if dtype is None else dtype
     need(isinstance(dtype, torch.dtype) and dtype.is_floating_point, 'dtype', dtype, 'a floating-point type', TypeError)
     return dtype
 
-# %% ../nbs/05_etf.ipynb #1c0f36bc
+# %% ../nbs/05_etf.ipynb #eb6c4ddf
 def random_rotation(
     dim:int, # d
     generator:torch.Generator|None=None, # Source of randomness
@@ -50,7 +50,7 @@ def random_rotation(
     q[:,0] *= torch.linalg.det(q).sign()
     return q.to(dtype)
 
-# %% ../nbs/05_etf.ipynb #73c7c9cb
+# %% ../nbs/05_etf.ipynb #e725f5b9
 def procrustes(
     a:Tensor, # Points to move, (n, p)
     b:Tensor  # Where they should come to lie, (n, q), q >= p
@@ -63,7 +63,7 @@ def procrustes(
     u,_,vt = torch.linalg.svd(a.detach().double().T@b.detach().double(), full_matrices=False)
     return (u@vt).to(b.dtype)
 
-# %% ../nbs/05_etf.ipynb #d7b3fdd1
+# %% ../nbs/05_etf.ipynb #14b47b92
 def welch_bound(
     num_vectors:int, # Number of unit vectors n, >= 2
     dim:int          # Dimension d of their space
@@ -72,7 +72,7 @@ def welch_bound(
     n,d = check_count(num_vectors, 'num_vectors', 2), check_count(dim, 'dim')
     return math.sqrt(max(n-d, 0)/(d*(n-1)))
 
-# %% ../nbs/05_etf.ipynb #47e37ba9
+# %% ../nbs/05_etf.ipynb #0061df59
 def nearest_etf(
     mu:Tensor,        # Class means, (C, d), C >= 2, d >= C-1
     scale:bool=False  # May all rows have any common length? Else length 1
@@ -83,7 +83,7 @@ def nearest_etf(
     near = m@procrustes(m, x)
     return (near*((near*x).sum()/len(x)) if scale else near).to(mu.dtype)
 
-# %% ../nbs/05_etf.ipynb #211c2637
+# %% ../nbs/05_etf.ipynb #9cd7318f
 def _means(mu):
     "Class means with room for an ETF, in float64 and without gradient."
     check_embeddings(mu, 'mu', min_rows=2)
@@ -91,7 +91,7 @@ def _means(mu):
     need(d>=C-1, 'mu', f'shape {(C, d)}', f'at least {C-1} columns: no simplex ETF of {C} classes fits into fewer')
     return mu.detach().double()
 
-# %% ../nbs/05_etf.ipynb #5bf68b18
+# %% ../nbs/05_etf.ipynb #ddbb8a70
 def etf_distance(
     mu:Tensor,        # Class means, (C, d), C >= 2, d >= C-1
     scale:bool=False  # To the nearest ETF of any common length? Else of length 1

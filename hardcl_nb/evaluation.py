@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['centre_rules', 'predict_centre', 'accuracy', 'wilson', 'centre_accuracy']
 
-# %% ../nbs/22_evaluation.ipynb #5ef0db23
+# %% ../nbs/22_evaluation.ipynb #f36b8699
 import math
 import torch
 from torch import Tensor
 from .checks import need, check_choice, check_count, check_embeddings, check_labels, check_number
 from .spectrum import class_means
 
-# %% ../nbs/22_evaluation.ipynb #f9ae57ff
+# %% ../nbs/22_evaluation.ipynb #7dddee3d
 centre_rules:tuple[str, ...] = ('nearest', 'inner')
 
 def predict_centre(
@@ -28,7 +28,7 @@ def predict_centre(
     if rule=='nearest': score = score - mu.pow(2).sum(1)/2
     return score.argmax(1)
 
-# %% ../nbs/22_evaluation.ipynb #cc388209
+# %% ../nbs/22_evaluation.ipynb #fa560965
 def accuracy(
     pred:Tensor, # Predicted classes, (n,)
     y:Tensor     # True classes, (n,)
@@ -38,7 +38,7 @@ def accuracy(
     y = check_labels(y, len(pred), device=pred.device)
     return float((check_labels(pred, len(y), 'pred')==y).double().mean())
 
-# %% ../nbs/22_evaluation.ipynb #06c69f01
+# %% ../nbs/22_evaluation.ipynb #ef28a50b
 def wilson(
     acc:float,      # Measured accuracy
     n:int,          # Number of samples that it was measured on
@@ -49,7 +49,7 @@ def wilson(
     mid,half = acc + z*z/(2*n), z*math.sqrt(acc*(1-acc)/n + z*z/(4*n*n))
     return (mid-half)/(1+z*z/n), (mid+half)/(1+z*z/n)
 
-# %% ../nbs/22_evaluation.ipynb #1c6e1173
+# %% ../nbs/22_evaluation.ipynb #fd596d50
 def centre_accuracy(
     z:Tensor,           # Training embeddings, (n, d)
     y:Tensor,           # Their labels, (n,)

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['collapsed_loss', 'fit_means', 'flow_means', 'etf_rate']
 
-# %% ../nbs/08_free.ipynb #0fbeb450
+# %% ../nbs/08_free.ipynb #50e428b9
 import math
 import torch
 from torch import Tensor
 from .checks import need, check_choice, check_count, check_embeddings, check_number
 
-# %% ../nbs/08_free.ipynb #6a281bba
+# %% ../nbs/08_free.ipynb #5bc7a05e
 def _log_weights(mu, beta, supervised):
     "Logarithm of the tilted weight of each class j for an anchor of class c, (C, C)."
     b = beta*(mu@mu.T)
@@ -29,7 +29,7 @@ def _class_losses(mu, beta, supervised, detach, alpha=1., q=1.):
     w = _log_weights(mu.detach() if detach else mu, beta, supervised)
     return _losses(mu, w, alpha, q)
 
-# %% ../nbs/08_free.ipynb #3aa40900
+# %% ../nbs/08_free.ipynb #c0d6e5b5
 def collapsed_loss(
     mu:Tensor,            # Class means, (C, d), C >= 2
     *,
@@ -45,14 +45,14 @@ def collapsed_loss(
     for x,n in [(alpha, 'alpha'), (q, 'q')]: check_number(x, n, low=0, strict=True)
     return _class_losses(mu, beta, supervised, detach, alpha, q).mean()
 
-# %% ../nbs/08_free.ipynb #d12b8e84
+# %% ../nbs/08_free.ipynb #25d0dde6
 def _onto(x, norm):
     "A smooth map of free parameters onto the allowed means."
     if norm=='none': return x
     r = x.square().sum(1, keepdim=True).clamp_min(1e-30).sqrt()
     return x*torch.sinc(r/math.pi) if norm=='ball' else x/r
 
-# %% ../nbs/08_free.ipynb #e4a0a71c
+# %% ../nbs/08_free.ipynb #632c9b04
 def _begin(C, d, start, generator, dtype):
     "The free parameters to start from, (C, d): a copy of `start`, or Gaussian with norms about 1."
     if start is None: return torch.randn(C, d, generator=generator, dtype=dtype)/math.sqrt(d)
@@ -60,7 +60,7 @@ def _begin(C, d, start, generator, dtype):
     need(start.shape==(C, d), 'start', f'shape {tuple(start.shape)}', f'shape {(C, d)}')
     return start.detach().clone()
 
-# %% ../nbs/08_free.ipynb #d204fd5b
+# %% ../nbs/08_free.ipynb #4051f1bb
 def _lbfgs(x, f, steps, tol):
     "Minimise f() over `x` in place, with a fresh memory every 100 steps; the losses on the way."
     losses = []
@@ -88,7 +88,7 @@ def _adam(x, f, steps, tol):
         losses.append(loss.item())
     return losses
 
-# %% ../nbs/08_free.ipynb #e02dc224
+# %% ../nbs/08_free.ipynb #91109486
 def fit_means(
     num_classes:int,                     # C, >= 2
     dim:int,                             # d, the dimension that the means live in
@@ -113,7 +113,7 @@ def fit_means(
     losses = (_adam if detach else _lbfgs)(x.requires_grad_(), lambda: _class_losses(_onto(x, norm), **kw).mean(), steps, tol)
     return _onto(x, norm).detach(), torch.tensor(losses, dtype=torch.float64)
 
-# %% ../nbs/08_free.ipynb #9fb57347
+# %% ../nbs/08_free.ipynb #92531916
 def _advance(x, g, step, norm):
     "A step of size `step` against the gradient `g`, staying where the norm allows."
     if norm=='none': return x-step*g
@@ -124,7 +124,7 @@ def _advance(x, g, step, norm):
     r = x.norm(dim=1, keepdim=True)
     return x/(r.clamp_min(1) if norm=='ball' else r)
 
-# %% ../nbs/08_free.ipynb #c580afd7
+# %% ../nbs/08_free.ipynb #cf7c6cef
 def _inside(x, norm):
     "Check that the norm allows these means, without moving them."
     check_choice(norm, 'norm', ('ball', 'sphere', 'none'))
@@ -133,7 +133,7 @@ def _inside(x, norm):
     need(bool(ok), 'start', f'norms from {r.min():.4g} to {r.max():.4g}', 'rows in the unit ball' if norm=='ball' else 'rows on the unit sphere')
     return x
 
-# %% ../nbs/08_free.ipynb #72071516
+# %% ../nbs/08_free.ipynb #395d89ce
 def flow_means(
     start:Tensor,         # Class means to start from, (C, d), where `norm` allows them
     *,
@@ -159,7 +159,7 @@ def flow_means(
         if i%every==0: kept.append(x)
     return torch.arange(len(kept), dtype=start.dtype)*step*every, torch.stack(kept)
 
-# %% ../nbs/08_free.ipynb #09574d53
+# %% ../nbs/08_free.ipynb #f2a70072
 def etf_rate(
     num_classes:int,  # C, >= 4: with fewer classes the shape cannot vary while the sum is zero
     beta:float=0.,    # Hardness of the exponential hardening, >= 0

@@ -7,7 +7,7 @@ __all__ = ['InfoNCE', 'Triplet', 'Linear', 'Softplus', 'Violation', 'psi_violati
            'tuples', 'tuple_law', 'tilt', 'pair_losses', 'FiniteWorld', 'block_world', 'random_world', 'Rounds',
            'sample_game']
 
-# %% ../nbs/02_game.ipynb #7c855120
+# %% ../nbs/02_game.ipynb #11b6d755
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from .checks import need, check_number, check_count, check_choice, check_embeddings
 
-# %% ../nbs/02_game.ipynb #5035913a
+# %% ../nbs/02_game.ipynb #6adb93ed
 def _need_float(x, arg):
     "Refuse what is not a floating-point tensor."
     need(isinstance(x, Tensor) and x.is_floating_point(), arg, getattr(x, 'dtype', type(x).__name__), 'a floating-point tensor', TypeError)
@@ -27,7 +27,7 @@ def _num_negatives(t):
     need(t.ndim>0 and t.shape[-1]>0, 't', f'shape {tuple(t.shape)}', 'a tensor (..., k) with k >= 1')
     return t.shape[-1]
 
-# %% ../nbs/02_game.ipynb #6afaa17a
+# %% ../nbs/02_game.ipynb #2e99238d
 @dataclass(frozen=True)
 class InfoNCE:
     "ψ(t) = log(α + (q/k) Σ e^{t_i}) (Jiang et al. 2023)."
@@ -40,7 +40,7 @@ class InfoNCE:
         neg = math.log(self.q/_num_negatives(t)) + torch.logsumexp(t, -1)
         return torch.logaddexp(neg, torch.full_like(neg, math.log(self.alpha)))
 
-# %% ../nbs/02_game.ipynb #20c02306
+# %% ../nbs/02_game.ipynb #7f73d1cf
 @dataclass(frozen=True)
 class Triplet:
     "ψ(t) = mean max(t_i + m, 0) (Schroff et al. 2015 for k = 1)."
@@ -55,7 +55,7 @@ class Linear:
     def __call__(self, t:Tensor) -> Tensor: # (..., k) -> (...)
         return t.sum(-1)/_num_negatives(t)
 
-# %% ../nbs/02_game.ipynb #e653fb5f
+# %% ../nbs/02_game.ipynb #495dcb59
 @dataclass(frozen=True)
 class Softplus:
     "ψ(t) = mean τ log(1 + e^{t_i/τ}), a smooth `max(t, 0)`."
@@ -64,7 +64,7 @@ class Softplus:
     def __call__(self, t:Tensor) -> Tensor: # (..., k) -> (...)
         return self.tau*torch.logaddexp(t/self.tau, torch.zeros_like(t)).sum(-1)/_num_negatives(t)
 
-# %% ../nbs/02_game.ipynb #222ad9b5
+# %% ../nbs/02_game.ipynb #79f9491d
 class Violation(NamedTuple):
     "Two points at which a function breaks a promise."
     kind:str       # 'monotone', 'convex' or 'symmetric'
@@ -81,7 +81,7 @@ def _values(f, x, arg, low_ok=False):
     need(not bad.any(), arg, 'NaN or inf', 'finite values')
     return v
 
-# %% ../nbs/02_game.ipynb #8940fa87
+# %% ../nbs/02_game.ipynb #1dc55415
 def psi_violations(
     psi:Callable,       # Price function, (..., k) -> (...)
     k:int=2,            # Number of arguments to try it with
@@ -101,7 +101,7 @@ def psi_violations(
         found += _broken('symmetric', a, mixed, pa, px, tol) + _broken('symmetric', mixed, a, px, pa, tol)
     return sorted(found, key=lambda v: -v.excess)
 
-# %% ../nbs/02_game.ipynb #94bbfd76
+# %% ../nbs/02_game.ipynb #943d77a6
 def _probes(k, n, scale, g):
     "Random points, the same with one coordinate raised, partners at distances from scale/1000 to scale, and the same in another order."
     a,b = (torch.randn(n, k, dtype=torch.float64, generator=g) for _ in range(2))
@@ -116,7 +116,7 @@ def _broken(kind, a, b, small, large, tol):
     bad = over > tol*(1+small.abs()+large.abs())
     return [Violation(kind, torch.stack([a[i], b[i]]), torch.stack([small[i], large[i]]), over[i].item()) for i in bad.nonzero()[:,0]]
 
-# %% ../nbs/02_game.ipynb #d75da5b0
+# %% ../nbs/02_game.ipynb #10b805ce
 def check_psi(
     psi:Callable,    # Price function, (..., k) -> (...)
     k:int=2,         # Number of arguments to try it with
@@ -131,7 +131,7 @@ def check_psi(
         need(False, 'psi', what, 'a function that never decreases and is convex' + ' and symmetric'*(v.kind=='symmetric'))
     return psi
 
-# %% ../nbs/02_game.ipynb #7a5e48da
+# %% ../nbs/02_game.ipynb #fb84b6d9
 def check_law(
     p:Tensor,       # Probabilities; the last `dims` dimensions are one law
     arg:str,        # Name of the argument, for the message
@@ -149,7 +149,7 @@ def check_law(
     need(off<=tol, arg, f'a sum that is off by {off:.3g}', f'each law to sum to 1 within {tol:g}')
     return p
 
-# %% ../nbs/02_game.ipynb #40651259
+# %% ../nbs/02_game.ipynb #ca64d6c5
 def _check_joint(joint, px):
     "The joint law of (x, x⁺) given y, (C, m, m), by name or checked against its marginals."
     C,m = px.shape
@@ -162,7 +162,7 @@ def _check_joint(joint, px):
         need(off<=1e-6, 'joint', f'a marginal of the {who} that is off by {off:.3g}', 'both marginals to equal px')
     return joint
 
-# %% ../nbs/02_game.ipynb #6d3eee8e
+# %% ../nbs/02_game.ipynb #29b64ef4
 def negative_law(
     px:Tensor,            # P(x|y), (C, m)
     prior:Tensor,         # P(y), (C,), positive
@@ -174,7 +174,7 @@ def negative_law(
     if supervised: mix = mix*(1-torch.eye(len(prior), dtype=mix.dtype))
     return (mix/mix.sum(1, keepdim=True)) @ px
 
-# %% ../nbs/02_game.ipynb #3c5bfb4c
+# %% ../nbs/02_game.ipynb #1acca969
 def tuples(
     m:int, # Number of points
     k:int  # Negatives per tuple
@@ -191,7 +191,7 @@ def tuple_law(
     "Product law over `tuples(m, k)`."
     return p[..., tuples(p.shape[-1], k)].prod(-1)
 
-# %% ../nbs/02_game.ipynb #59d07a5d
+# %% ../nbs/02_game.ipynb #02d86d88
 def _log_eta(eta, s):
     "log η at every tuple, from `eta.log` where there is one."
     if hasattr(eta, 'log'): return _values(eta.log, s, 'eta', low_ok=True)
@@ -199,7 +199,7 @@ def _log_eta(eta, s):
     need(bool((v.detach()>=0).all()), 'eta', v.detach().min().item(), 'values >= 0')
     return torch.where(v>0, torch.where(v>0, v, 1.).log(), -math.inf) # two wheres: no NaN in the gradient where η = 0
 
-# %% ../nbs/02_game.ipynb #62629597
+# %% ../nbs/02_game.ipynb #3133aac3
 def tilt(
     law:Tensor,            # Law of a tuple given the anchor's class, (C, N)
     s:Tensor,              # Similarities of N tuples to m anchors, (m, N, k)
@@ -214,7 +214,7 @@ def tilt(
     need(not lost.any(), 'eta', f'zero for every negative of {int(lost.sum())} pairs (class, anchor)', 'some negative with η > 0 for each anchor')
     return l.masked_fill(dead[...,None], 0.).softmax(-1)
 
-# %% ../nbs/02_game.ipynb #2bfee857
+# %% ../nbs/02_game.ipynb #f4f5c884
 def pair_losses(
     law:Tensor,              # Law of a tuple of negatives given the anchor's class, (C, m**k)
     f:Tensor,                # Representation: the embedding of every point, (m, d)
@@ -230,7 +230,7 @@ def pair_losses(
     s = g[:,j]
     return torch.einsum('can,apn->cap', tilt(law.to(s), s, eta, seen), _values(psi, s[:,None]-g[:,:,None,None], 'psi'))
 
-# %% ../nbs/02_game.ipynb #ce24f380
+# %% ../nbs/02_game.ipynb #3895a113
 class FiniteWorld:
     "A finite world; every loss is an exact sum."
     def __init__(self,
@@ -252,7 +252,7 @@ class FiniteWorld:
         p = pair_losses(law, f, psi, eta, k, (self.px>0).to(f.device))
         return ((self.prior[:,None,None]*self.joint).to(p)*p).sum()
 
-# %% ../nbs/02_game.ipynb #db925448
+# %% ../nbs/02_game.ipynb #74ebe15f
 def _check_prior(prior, C):
     "P(y) as (C,) positive numbers, uniform if None."
     need(C>=2, 'px', f'{C} class', 'at least 2 classes')
@@ -268,7 +268,7 @@ def _check_tuples(world, f, k, supervised, law):
     N = len(tuples(world.num_points, k))
     return tuple_law(world.negatives(supervised), k) if law is None else check_law(law, 'law', (world.num_classes, N))
 
-# %% ../nbs/02_game.ipynb #34516f5a
+# %% ../nbs/02_game.ipynb #dd99cb50
 def block_world(
     num_classes:int, # C
     per_class:int,   # Points of each class; m = C * per_class
@@ -280,7 +280,7 @@ def block_world(
     px = torch.eye(num_classes, dtype=torch.float64).repeat_interleave(per_class, 1)/per_class
     return FiniteWorld(px, prior, joint)
 
-# %% ../nbs/02_game.ipynb #7e241297
+# %% ../nbs/02_game.ipynb #0f5acc26
 def random_world(
     num_classes:int, # C
     num_points:int,  # m
@@ -296,7 +296,7 @@ def random_world(
     prior = None if balanced else torch.rand(C, dtype=torch.float64, generator=generator)+.1
     return FiniteWorld(joint.sum(2), None if prior is None else prior/prior.sum(), joint)
 
-# %% ../nbs/02_game.ipynb #42d8eb49
+# %% ../nbs/02_game.ipynb #5d125912
 class Rounds(NamedTuple):
     "Indices of n rounds of the game."
     y:Tensor         # Classes, (n,)
@@ -304,7 +304,7 @@ class Rounds(NamedTuple):
     positive:Tensor  # Points, (n,)
     negatives:Tensor # Points, (n, k)
 
-# %% ../nbs/02_game.ipynb #215a0d07
+# %% ../nbs/02_game.ipynb #12a50bde
 def sample_game(
     world:FiniteWorld,          # Where it is played
     n:int,                      # Rounds

@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['hucl_loss', 'hucl_gap', 'hucl_radius', 'hucl_critical_beta', 'hucl_bound', 'hucl_means', 'hucl_speed']
 
-# %% ../nbs/09_hucl.ipynb #06e20478
+# %% ../nbs/09_hucl.ipynb #dc1b686c
 import math
 import torch
 from torch import Tensor
 from .checks import need, check_choice, check_count, check_number
 from .etf import simplex_etf
 
-# %% ../nbs/09_hucl.ipynb #79fe8c24
+# %% ../nbs/09_hucl.ipynb #e1e0c732
 def _args(num_classes, beta, alpha=1., q=1.):
     "Check the arguments that all functions share; C-1 and β."
     for x,n in [(alpha, 'alpha'), (q, 'q')]: check_number(x, n, low=0, strict=True)
     return check_count(num_classes, 'num_classes', 2)-1, check_number(beta, 'beta', low=0)
 
-# %% ../nbs/09_hucl.ipynb #74c0ca0d
+# %% ../nbs/09_hucl.ipynb #2c3b82f1
 def hucl_loss(
     gap:float,       # D, how much closer a class is to itself than to another, >= 0
     num_classes:int, # C, >= 2
@@ -32,7 +32,7 @@ def hucl_loss(
     D = check_number(gap, 'gap', low=0)
     return math.log(alpha+q*(1+m*math.exp(-(1+b)*D))/(1+m*math.exp(-b*D)))
 
-# %% ../nbs/09_hucl.ipynb #0e6efb0b
+# %% ../nbs/09_hucl.ipynb #2c8bbd2a
 def hucl_gap(
     num_classes:int, # C, >= 2
     beta:float       # Hardness of the exponential hardening, >= 0
@@ -48,7 +48,7 @@ def hucl_gap(
         if not new>x: return D+x
         x = new
 
-# %% ../nbs/09_hucl.ipynb #877b7488
+# %% ../nbs/09_hucl.ipynb #4a6b2386
 def hucl_radius(
     num_classes:int, # C, >= 2
     beta:float       # Hardness of the exponential hardening, >= 0
@@ -57,7 +57,7 @@ def hucl_radius(
     D = hucl_gap(num_classes, beta)
     return math.sqrt(min(1., D*(num_classes-1)/num_classes))
 
-# %% ../nbs/09_hucl.ipynb #58c9afa1
+# %% ../nbs/09_hucl.ipynb #d3d2684a
 def hucl_critical_beta(
     num_classes:int # C, >= 2
 ) -> float: # β_c
@@ -71,7 +71,7 @@ def hucl_critical_beta(
         if not new>beta: return beta
         beta = new
 
-# %% ../nbs/09_hucl.ipynb #46e1d9dc
+# %% ../nbs/09_hucl.ipynb #b1874086
 def hucl_bound(
     num_classes:int, # C, >= 2
     beta:float,      # Hardness of the exponential hardening, >= 0
@@ -83,7 +83,7 @@ def hucl_bound(
     m,b = _args(num_classes, beta, alpha, q)
     return hucl_loss(min(hucl_gap(num_classes, b), (m+1)/m), num_classes, b, alpha=alpha, q=q)
 
-# %% ../nbs/09_hucl.ipynb #8407d223
+# %% ../nbs/09_hucl.ipynb #d1ee8f5d
 def hucl_means(
     num_classes:int,   # C, >= 2
     beta:float,        # Hardness of the exponential hardening, >= 0
@@ -101,7 +101,7 @@ def hucl_means(
     mu = simplex_etf(num_classes, dim-1, dtype=dtype)
     return torch.cat([r*mu, torch.full_like(mu[:,:1], math.sqrt(1-r*r))], 1)
 
-# %% ../nbs/09_hucl.ipynb #29cd2460
+# %% ../nbs/09_hucl.ipynb #c487c1a9
 def hucl_speed(
     gap:float,        # D, >= 0
     num_classes:int,  # C, >= 2

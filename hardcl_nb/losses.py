@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['anchors', 'contrastive_loss', 'ContrastiveLoss', 'SCL', 'HSCL', 'UCL', 'HUCL']
 
-# %% ../nbs/11_losses.ipynb #5b41e7d7
+# %% ../nbs/11_losses.ipynb #f9052a92
 import inspect, math
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 from .checks import check_choice, check_embeddings, check_labels, check_number, need
 
-# %% ../nbs/11_losses.ipynb #693deab4
+# %% ../nbs/11_losses.ipynb #3b3edbcd
 def _class_sizes(y):
     "How many samples share each sample's label, itself included, (n,)."
     v = y.sort().values
     return torch.searchsorted(v, y, right=True)-torch.searchsorted(v, y)
 
-# %% ../nbs/11_losses.ipynb #a8b54bd3
+# %% ../nbs/11_losses.ipynb #84f28f15
 def anchors(
     y:Tensor # Labels, (n,)
 ) -> Tensor: # True where a sample has a positive, (n,)
@@ -26,7 +26,7 @@ def anchors(
     need(isinstance(y, Tensor), 'y', type(y).__name__, 'a torch tensor of integer labels', TypeError)
     return _class_sizes(check_labels(y, y.numel()))>1
 
-# %% ../nbs/11_losses.ipynb #a1f65357
+# %% ../nbs/11_losses.ipynb #bd015ebc
 def _tilted_lse(s, drop, beta, detach):
     "A_i = log Σ_j w_ij exp(s_ij) over the entries that are not `drop`ped, (n, 1); w = softmax of β s over them."
     with torch.no_grad(): m = s.masked_fill(drop, -math.inf).amax(1, keepdim=True)
@@ -38,14 +38,14 @@ def _tilted_lse(s, drop, beta, detach):
     e = torch.expm1((u-a).masked_fill(drop, 0.))
     return m+a+(log_w.exp()*e).sum(1, keepdim=True).log1p()
 
-# %% ../nbs/11_losses.ipynb #a314946c
+# %% ../nbs/11_losses.ipynb #3df7f193
 def _outer(x, alpha):
     "log(α + e^x)."
     if alpha==0: return x
     if alpha==1: return F.softplus(x, threshold=50)
     return F.softplus(x-math.log(alpha), threshold=50)+math.log(alpha)
 
-# %% ../nbs/11_losses.ipynb #2dd7a877
+# %% ../nbs/11_losses.ipynb #8fa7486e
 def _debias(x, floor, tau_plus):
     "log of (e^x - τ⁺)/(1 - τ⁺), at least `floor`."
     a = x-math.log(tau_plus)
@@ -54,7 +54,7 @@ def _debias(x, floor, tau_plus):
     g = a+(-torch.expm1(-a)).log()+math.log(tau_plus/(1-tau_plus))
     return torch.where(ok, torch.maximum(g, floor), floor)
 
-# %% ../nbs/11_losses.ipynb #51b1e292
+# %% ../nbs/11_losses.ipynb #2b864f1d
 def _exact(z, y, size, beta, supervised, detach, alpha, q, tau, tau_plus):
     "Loss of each sample as an anchor, (n,); 0 where it has no positive."
     same = y[:,None]==y
@@ -68,7 +68,7 @@ def _exact(z, y, size, beta, supervised, detach, alpha, q, tau, tau_plus):
     pos = same.clone().fill_diagonal_(False)
     return (_outer(x, alpha)*pos).sum(1)/(size-1).clamp(min=1)
 
-# %% ../nbs/11_losses.ipynb #0d39a699
+# %% ../nbs/11_losses.ipynb #a5fa543c
 def _check_options(beta, supervised, detach, alpha, q, tau, tau_plus, reduction, validate):
     "Refuse options outside their range."
     check_number(beta, 'beta', low=0)
@@ -80,14 +80,14 @@ def _check_options(beta, supervised, detach, alpha, q, tau, tau_plus, reduction,
     check_choice(reduction, 'reduction', ('mean', 'none'))
     for x,arg in [(supervised, 'supervised'), (detach, 'detach'), (validate, 'validate')]: check_choice(x, arg, (True, False))
 
-# %% ../nbs/11_losses.ipynb #deb4c074
+# %% ../nbs/11_losses.ipynb #aa209227
 def _check_pairs(size, supervised):
     "Refuse a batch without a positive pair, or without a negative."
     n = len(size)
     need(int(size.max())>1, 'y', f'{n} labels, all different', 'a label that occurs twice (else there is no positive pair)')
     need(not supervised or int(size.min())<n, 'y', f'{n} labels, all equal', 'at least two labels (else there is no negative for supervised=True)')
 
-# %% ../nbs/11_losses.ipynb #60823584
+# %% ../nbs/11_losses.ipynb #c489f1d9
 def contrastive_loss(
     z:Tensor,             # Embeddings, (n, d)
     y:Tensor,             # Labels, (n,): classes, or image ids where views are stacked
@@ -111,7 +111,7 @@ def contrastive_loss(
         loss = _exact(z if z.dtype==torch.float64 else z.float(), y, size, beta, supervised, detach, alpha, q, tau, tau_plus)
     return loss.sum()/(size>1).sum() if reduction=='mean' else loss.masked_fill(size==1, math.nan)
 
-# %% ../nbs/11_losses.ipynb #dafb5115
+# %% ../nbs/11_losses.ipynb #9308f90b
 class ContrastiveLoss(nn.Module):
     "`contrastive_loss` with its options kept, called as loss(z, y)."
     def __init__(self,
@@ -132,7 +132,7 @@ class ContrastiveLoss(nn.Module):
 
     def extra_repr(self): return ', '.join(f'{k}={v!r}' for k,v in {'beta':self.beta, 'supervised':self.supervised, **self.options}.items())
 
-# %% ../nbs/11_losses.ipynb #ba3fc6ca
+# %% ../nbs/11_losses.ipynb #6054364d
 class SCL(ContrastiveLoss):
     "Supervised contrastive loss: negatives from the other classes, all alike."
     def __init__(self, **options): super().__init__(beta=0., supervised=True, **options)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['predict_knn', 'LinearProbe', 'linear_probe', 'split_embed', 'evaluate_features', 't_interval', 'over_seeds']
 
-# %% ../nbs/42_probes.ipynb #2ee3b92b
+# %% ../nbs/42_probes.ipynb #4078ec2e
 import math, warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from .checks import check_count, check_embeddings, check_labels, check_number, n
 from .evaluation import accuracy, centre_accuracy
 from .spectrum import effective_rank, spectrum
 
-# %% ../nbs/42_probes.ipynb #44d6ebb8
+# %% ../nbs/42_probes.ipynb #f8e6d562
 def predict_knn(
     z:Tensor,              # Training embeddings, (n, d)
     y:Tensor,              # Their labels, (n,), on the same device
@@ -35,7 +35,7 @@ def predict_knn(
     votes = [_votes(q@z.T, which, k, t, len(classes)) for q in test_z.to(z.dtype).split(check_count(chunk, 'chunk'))]
     return classes[torch.cat(votes).argmax(1)]
 
-# %% ../nbs/42_probes.ipynb #8df52260
+# %% ../nbs/42_probes.ipynb #6ce3112c
 def _unit_rows(z, arg):
     "Rows scaled to length 1; rows of zeros stay. Half precision becomes single."
     z = check_embeddings(z, arg).detach()
@@ -49,7 +49,7 @@ def _votes(s, which, k, t, num_classes):
     w = ((s-s[:,:1])/t).exp()
     return w.new_zeros(len(s), num_classes).scatter_add_(1, which[i], w)
 
-# %% ../nbs/42_probes.ipynb #bcc450ea
+# %% ../nbs/42_probes.ipynb #5df11dba
 @dataclass(frozen=True)
 class LinearProbe:
     "The outcome of a linear probe."
@@ -58,7 +58,7 @@ class LinearProbe:
     tried:dict[float,float] # Inverse penalty -> accuracy on the held-out part
     converged:bool          # Did the last fit converge?
 
-# %% ../nbs/42_probes.ipynb #60224447
+# %% ../nbs/42_probes.ipynb #a613f8fb
 def _fit(x, y, strength, max_iter, start=None):
     "Standardise and fit; (scaler, classifier, converged)."
     from sklearn.exceptions import ConvergenceWarning
@@ -73,7 +73,7 @@ def _fit(x, y, strength, max_iter, start=None):
 
 def _score(fit, x, y): return float(fit[1].score(fit[0].transform(x), y))
 
-# %% ../nbs/42_probes.ipynb #45c96b3b
+# %% ../nbs/42_probes.ipynb #e1a03aec
 def linear_probe(
     z:Tensor,       # Training features, (n, d)
     y:Tensor,       # Their labels, (n,)
@@ -97,7 +97,7 @@ def linear_probe(
     fit = _fit(x, y, best, max_iter)
     return LinearProbe(_score(fit, tx, ty), best, tried, fit[2])
 
-# %% ../nbs/42_probes.ipynb #3ee8c9d2
+# %% ../nbs/42_probes.ipynb #d93381ff
 def _probe_input(z, y, test_z, test_y, held_out):
     "Check features and labels; as NumPy arrays on the CPU, in single precision at least."
     as_np = lambda t: (t.float() if t.dtype.itemsize<4 else t).detach().cpu().numpy()
@@ -112,7 +112,7 @@ def _probe_input(z, y, test_z, test_y, held_out):
     need(len(classes)<=size<=len(y)-len(classes), 'held_out', f'{held_out:g}, which is {size} of {len(y)} samples', f'a share with a place for each of the {len(classes)} classes on both sides')
     return as_np(z), y, as_np(test_z), ty
 
-# %% ../nbs/42_probes.ipynb #8a7d268c
+# %% ../nbs/42_probes.ipynb #670a48d2
 @torch.no_grad()
 def split_embed(
     encoder:nn.Module,     # Maps inputs to (n, d)
@@ -131,7 +131,7 @@ def split_embed(
     need(len(seen)>0, 'head', 'a part that the encoder does not call', 'a part that it calls')
     return torch.cat(seen), after
 
-# %% ../nbs/42_probes.ipynb #b63bbba7
+# %% ../nbs/42_probes.ipynb #ad23e81a
 def evaluate_features(
     features:dict[str, tuple[Tensor, Tensor]], # Name -> (training features (n, d), test features (m, d)), as 'before' and 'after'
     y:Tensor,               # Training labels, (n,), integers 0..C-1, each present
@@ -153,7 +153,7 @@ def evaluate_features(
         rec |= {f'{name}_linear': lin.test_acc, f'{name}_strength': lin.strength, f'{name}_converged': lin.converged}
     return rec
 
-# %% ../nbs/42_probes.ipynb #5d8fdbe0
+# %% ../nbs/42_probes.ipynb #bd96b2df
 def t_interval(
     values:Sequence[float],  # One number per seed, at least two
     level:float=.95          # Probability to cover the mean, in (0, 1)
@@ -166,7 +166,7 @@ def t_interval(
     half = float(stdtrit(len(v)-1, .5+level/2)*v.std(ddof=1)/math.sqrt(len(v)))
     return float(v.mean()), float(v.mean())-half, float(v.mean())+half
 
-# %% ../nbs/42_probes.ipynb #874f7b2f
+# %% ../nbs/42_probes.ipynb #d9e08595
 def over_seeds(
     records:Sequence[dict], # One record per seed, as from `evaluate_features`
     level:float=.95         # As in `t_interval`

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['recipes', 'two_views', 'nt_xent', 'supcon_loss', 'variant_loss', 'official_loss']
 
-# %% ../nbs/16_relatives.ipynb #91968139
+# %% ../nbs/16_relatives.ipynb #5a32f0b1
 import math
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor
 from .checks import check_choice, check_count, check_embeddings, check_labels, check_number, need
 from .estimators import _batch, _check_options, _pools, _similar, debias
 
-# %% ../nbs/16_relatives.ipynb #9b5a2328
+# %% ../nbs/16_relatives.ipynb #cd4ec148
 def two_views(
     z1:Tensor,           # Embeddings of the first views, (n, d)
     z2:Tensor,           # Embeddings of the second views, row by row of the same images, (n, d)
@@ -25,7 +25,7 @@ def two_views(
     y = torch.arange(len(z1), device=z1.device) if y is None else check_labels(y, len(z1), device=z1.device)
     return torch.cat([z1, z2]), y.repeat(2)
 
-# %% ../nbs/16_relatives.ipynb #4ce0f9ca
+# %% ../nbs/16_relatives.ipynb #385db487
 def nt_xent(
     z1:Tensor,     # Embeddings of the first views, (n, d), n >= 2; normalise them for cosines
     z2:Tensor,     # Embeddings of the second views, (n, d)
@@ -41,7 +41,7 @@ def nt_xent(
     s = _similar(z, rows, tau).masked_fill(rows[:,None]==rows, -math.inf)
     return F.cross_entropy(s, rows.roll(n))
 
-# %% ../nbs/16_relatives.ipynb #9d6eddeb
+# %% ../nbs/16_relatives.ipynb #01afafc6
 def supcon_loss(
     z:Tensor,          # Embeddings, (n, d); normalise them for cosines
     y:Tensor,          # Labels, (n,)
@@ -58,7 +58,7 @@ def supcon_loss(
     if where=='in': return (m[rows].to(logp).log()-logp.masked_fill(~pos, -math.inf).logsumexp(1)).mean()
     return -(logp.masked_fill(~pos, 0.).sum(1)/m[rows]).mean()
 
-# %% ../nbs/16_relatives.ipynb #697d8aec
+# %% ../nbs/16_relatives.ipynb #f7211412
 def _own_pools(y, supervised, own_positive, own_negative):
     "Masks of positives and negatives, (n, n), with or without the anchor itself."
     rows = torch.arange(len(y), device=y.device)
@@ -72,7 +72,7 @@ def _log_means(s, lw, m, k, generator):
     j = torch.multinomial(lw.detach().exp(), check_count(k, 'k')*int(m.max()), replacement=True, generator=generator)
     return s.gather(1, j).view(len(s), -1, k).logsumexp(2)-math.log(k)
 
-# %% ../nbs/16_relatives.ipynb #b9514b36
+# %% ../nbs/16_relatives.ipynb #3498c3fa
 def variant_loss(
     z:Tensor,                # Embeddings, (n, d)
     y:Tensor,                # Labels or image ids, (n,)
@@ -97,7 +97,7 @@ def variant_loss(
     with torch.autocast(z.device.type, enabled=False): s = z@z.T/tau
     return _variant(s, pos, neg, beta*(tau if beta_on=='inner' else 1.), times, mean, detach, tau_plus, -1/tau, k, generator)
 
-# %% ../nbs/16_relatives.ipynb #a1badec1
+# %% ../nbs/16_relatives.ipynb #9dc13bce
 def _check_variant(beta, tau, beta_on, times, mean, tau_plus, k, detach, **switches):
     "Refuse options outside their range."
     _check_options(beta, 1., 1., tau, detach=detach, **switches)
@@ -118,7 +118,7 @@ def _variant(s, pos, neg, beta, times, mean, detach, tau_plus, floor, k, generat
     l = -F.logsigmoid(s[i,p]-A-(math.log(len(s)-2) if times=='sum' else 0.))
     return l.mean() if mean=='pairs' else (l/m[i]).sum()/(m>0).sum()
 
-# %% ../nbs/16_relatives.ipynb #2dbaf8eb
+# %% ../nbs/16_relatives.ipynb #7fd642ed
 _two = dict(tau=.5, times='sum', mean='pairs')
 recipes = {
     'robinson2021': _two|dict(detach=False),  # joshr17/HCL; two views with image ids

@@ -6,7 +6,7 @@
 __all__ = ['group_keys', 'nc_limits', 'table_cols', 'sides', 'nc_labels', 'groups', 'over_seeds', 'final_rows', 'reaches_nc',
            'table', 'text_table', 'plot_curves', 'plot_spectra', 'write_report', 'standard_figures']
 
-# %% ../nbs/25_report.ipynb #0d6662fb
+# %% ../nbs/25_report.ipynb #d87233f2
 import base64, math
 from collections.abc import Sequence
 from html import escape
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from .checks import need
 from .figures import beta_colors, house_style
 
-# %% ../nbs/25_report.ipynb #4d5f73f2
+# %% ../nbs/25_report.ipynb #bddedfde
 group_keys:tuple[str, ...] = ('data', 'norm', 'method', 'beta')
 
 def groups(
@@ -31,7 +31,7 @@ def groups(
     for r in rows: out[tuple(r[k] for k in group_keys)].append(r)
     return out
 
-# %% ../nbs/25_report.ipynb #a1ec9dc9
+# %% ../nbs/25_report.ipynb #e18933f2
 def over_seeds(
     rows:Sequence[dict], # Rows of one group
     key:str,             # Column
@@ -42,7 +42,7 @@ def over_seeds(
     vals = [np.array([r[key] for r in rows if r[at]==x], dtype=float) for x in xs]
     return np.array(xs), np.array([v.mean() for v in vals]), np.array([v.std(ddof=1) if len(v)>1 else 0. for v in vals])
 
-# %% ../nbs/25_report.ipynb #9557a091
+# %% ../nbs/25_report.ipynb #e4ee83c8
 nc_limits:dict[str, float] = dict(zero_sum=.05, unit_norm=.01, equal_inner=.03)
 
 def final_rows(
@@ -58,7 +58,7 @@ def reaches_nc(
     "Is this Neural Collapse, by the limits of `nc_limits`?"
     return all(row[k]<=v for k,v in nc_limits.items())
 
-# %% ../nbs/25_report.ipynb #57009be6
+# %% ../nbs/25_report.ipynb #70e31b74
 table_cols:dict[str, str] = dict(loss='loss', gap='gap', zero_sum='zero-sum', unit_norm='unit-norm', equal_inner='equal-inner',
     within_class='within-class', effective_rank='eff. rank', train_acc='train acc', test_acc='test acc')
 
@@ -75,14 +75,14 @@ def table(
         lines.append([*g[:2], g[2].upper(), f'{g[3]:g}', str(len(rs)), *cells, 'yes' if all(map(reaches_nc, rs)) else 'no'])
     return head, lines
 
-# %% ../nbs/25_report.ipynb #44863f99
+# %% ../nbs/25_report.ipynb #f03325ab
 def _mean_std(vals, digits):
     "Mean ± standard deviation as text."
     v = np.array(vals, dtype=float)
     if np.isnan(v).any(): return '–'
     return f'{v.mean():.{digits}f}' + (f' ±{v.std(ddof=1):.{digits}f}' if len(v)>1 else '')
 
-# %% ../nbs/25_report.ipynb #ad89466d
+# %% ../nbs/25_report.ipynb #e1959608
 def text_table(
     rows:Sequence[dict],                    # Rows of metrics files
     keys:Sequence[str]=tuple(table_cols)    # Columns to show, of `table_cols`
@@ -92,7 +92,7 @@ def text_table(
     width = [max(map(len, c)) for c in zip(head, *lines)]
     return '\n'.join('  '.join(c.ljust(w) if i<3 else c.rjust(w) for i,(c,w) in enumerate(zip(l, width))) for l in [head, *lines])
 
-# %% ../nbs/25_report.ipynb #8dd270c1
+# %% ../nbs/25_report.ipynb #6b6934bc
 sides:dict[str, tuple[str, str]] = {'supervised: SCL (β = 0), HSCL': ('scl', 'hscl'), 'unsupervised: UCL (β = 0), HUCL': ('ucl', 'hucl')}
 
 def plot_curves(
@@ -117,7 +117,7 @@ def plot_curves(
         _legend(fig)
     return fig
 
-# %% ../nbs/25_report.ipynb #e59f2b32
+# %% ../nbs/25_report.ipynb #db81db3c
 def _band(ax, x, mean, std, color, label):
     "A line, and a band of one standard deviation that never leaves the positive numbers."
     ax.plot(x, mean, color=color, label=label)
@@ -130,7 +130,7 @@ def _legend(fig):
 
 nc_labels:dict[str, str] = dict(zero_sum='zero-sum  ‖mean μ‖', unit_norm='unit-norm  |‖μ‖ − 1|', equal_inner='equal-inner  |cos + 1/(C−1)|')
 
-# %% ../nbs/25_report.ipynb #2136798d
+# %% ../nbs/25_report.ipynb #5eec6edf
 def plot_spectra(
     spectra:Sequence[dict],  # Rows with data, norm, method, beta, seed, step, index, value: one data set, one normalisation
     floor:float=1e-6         # Lower end of the axis
@@ -149,14 +149,14 @@ def plot_spectra(
         _legend(fig)
     return fig
 
-# %% ../nbs/25_report.ipynb #fc32ab8e
+# %% ../nbs/25_report.ipynb #2e2b1cbb
 def _spectrum(ax, rows, color, label):
     "One line per seed."
     for i,s in enumerate(sorted({r['seed'] for r in rows})):
         v = sorted((r['index'], r['value']) for r in rows if r['seed']==s)
         ax.plot(*zip(*v), color=color, lw=1.2, alpha=.8, label=label if i==0 else None)
 
-# %% ../nbs/25_report.ipynb #9aca86af
+# %% ../nbs/25_report.ipynb #ccba692b
 _css = ('body{font:15px/1.5 system-ui,sans-serif;max-width:76em;margin:2em auto;padding:0 1em;color:#222}'
     'table{border-collapse:collapse;font-size:13px;display:block;overflow-x:auto}td,th{padding:.2em .6em;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}'
     'td:nth-child(-n+3),th:nth-child(-n+3){text-align:left}.yes{background:#e2f4e4}img{max-width:100%}figure{margin:1.5em 0}figcaption{color:#555}')
@@ -167,7 +167,7 @@ def _html_table(rows):
     body = ''.join(f'<tr class="{l[-1]}">'+''.join(f'<td>{escape(c)}</td>' for c in l)+'</tr>' for l in lines)
     return '<table><thead><tr>'+''.join(f'<th>{escape(c)}</th>' for c in head)+f'</tr></thead><tbody>{body}</tbody></table>'
 
-# %% ../nbs/25_report.ipynb #12536700
+# %% ../nbs/25_report.ipynb #39406503
 def write_report(
     out:str|Path,                          # Folder; made if missing
     rows:Sequence[dict],                   # Rows of metrics files
@@ -187,7 +187,7 @@ def write_report(
     (out/'report.html').write_text(page, encoding='utf-8')
     return out/'report.html'
 
-# %% ../nbs/25_report.ipynb #c9943546
+# %% ../nbs/25_report.ipynb #44230e51
 def standard_figures(
     rows:Sequence[dict],   # Rows of metrics files
     spectra:Sequence[dict] # Rows of spectra

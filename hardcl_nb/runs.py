@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['columns', 'RunConfig', 'run_name', 'read_csv', 'write_csv', 'csv_line', 'save_checkpoint', 'load_checkpoint', 'run']
 
-# %% ../nbs/24_runs.ipynb #017a7654
+# %% ../nbs/24_runs.ipynb #b36fdac1
 import csv, json, os, platform
 from collections.abc import Callable
 from dataclasses import dataclass, asdict, fields
@@ -20,7 +20,7 @@ from .encoders import make_encoder, norms
 from .training import make_loss, probe_subset, train
 from .certificate import batch_bound
 
-# %% ../nbs/24_runs.ipynb #90d565bd
+# %% ../nbs/24_runs.ipynb #8d5c42f1
 @dataclass(frozen=True)
 class RunConfig:
     "The settings of one training run."
@@ -45,14 +45,14 @@ class RunConfig:
         check_number(self.lr, 'lr', 0, strict=True)
         if self.dim is not None: check_count(self.dim, 'dim')
 
-# %% ../nbs/24_runs.ipynb #5070958b
+# %% ../nbs/24_runs.ipynb #87fd162b
 def run_name(
     cfg:RunConfig # Settings of a run
 ) -> str: # For instance 'digits-hscl-b5-ball-s0'
     "A short name for a run, unique within a comparison over data, method, hardness, norm and seed."
     return f'{cfg.data}-{cfg.method}-b{cfg.beta:g}-{cfg.norm}-s{cfg.seed}'
 
-# %% ../nbs/24_runs.ipynb #1ed6906b
+# %% ../nbs/24_runs.ipynb #bf4571e3
 columns:tuple[str, ...] = ('data', 'method', 'beta', 'norm', 'seed', 'step', 'epoch', 'loss', 'gap', 'zero_sum', 'unit_norm',
     'equal_inner', 'within_class', 'effective_rank', 'train_acc', 'test_acc')
 
@@ -69,7 +69,7 @@ def _value(v):
         except ValueError: pass
     return v
 
-# %% ../nbs/24_runs.ipynb #4f5b02e0
+# %% ../nbs/24_runs.ipynb #36cbfac1
 def write_csv(
     path:str|Path,              # Where to
     rows:list[dict],            # One dict per row
@@ -91,7 +91,7 @@ def csv_line(
     for t in text: need(not set(t)&set(',"\n\r'), 'vals', repr(t), 'fields without commas, quotes or line ends')
     return ','.join(text)+'\n'
 
-# %% ../nbs/24_runs.ipynb #043c652d
+# %% ../nbs/24_runs.ipynb #b6ff3ecd
 def save_checkpoint(
     path:str|Path,               # Where to
     encoder:torch.nn.Module,     # Its weights and buffers are saved
@@ -105,7 +105,7 @@ def save_checkpoint(
     save_file({k: v.detach().cpu().contiguous().clone() for k,v in t.items()}, tmp, metadata={'run': json.dumps(dict(step=step, version=__version__))})
     os.replace(tmp, path)
 
-# %% ../nbs/24_runs.ipynb #1842f252
+# %% ../nbs/24_runs.ipynb #09b95a98
 def load_checkpoint(
     path:str|Path,               # A file of `save_checkpoint`
     encoder:torch.nn.Module,     # Gets the saved weights and buffers
@@ -125,7 +125,7 @@ def load_checkpoint(
     opt.load_state_dict({**opt.state_dict(), 'state': state})
     return json.loads(meta['run'])['step']
 
-# %% ../nbs/24_runs.ipynb #8ce667d1
+# %% ../nbs/24_runs.ipynb #0ae8e158
 _files = ('config.json', 'metrics.csv', 'spectrum.csv', 'checkpoint.safetensors')
 
 def _prepare(cfg, out, resume, overwrite):
@@ -142,7 +142,7 @@ def _prepare(cfg, out, resume, overwrite):
     for k,v in asdict(cfg).items(): need(was.get(k)==v, k, v, f'{was.get(k)!r}, as in the run to resume ({out})')
     return (out/'checkpoint.safetensors').exists()
 
-# %% ../nbs/24_runs.ipynb #7a8c9d98
+# %% ../nbs/24_runs.ipynb #c16eddfb
 def _versions():
     "Versions of what decides the numbers."
     return dict(hardcl_nb=__version__, torch=torch.__version__, python=platform.python_version())
@@ -155,7 +155,7 @@ def _keep_until(path, step):
     keep = [l for l in lines[1:] if l.endswith('\n') and int(l.split(',')[at])<=step]
     tmp = path.with_suffix('.tmp'); tmp.write_text(lines[0]+''.join(keep), encoding='utf-8'); os.replace(tmp, path)
 
-# %% ../nbs/24_runs.ipynb #04e8491e
+# %% ../nbs/24_runs.ipynb #923bfaba
 def run(
     cfg:RunConfig,              # Settings
     out:str|Path,               # Folder of the run; made if missing
@@ -178,7 +178,7 @@ def run(
         if on_record: on_record(rec)
     return read_csv(out/'metrics.csv')
 
-# %% ../nbs/24_runs.ipynb #a0685090
+# %% ../nbs/24_runs.ipynb #6f0a9036
 def _pieces(cfg, data):
     "Loss, encoder, optimiser and bound of a run."
     need(cfg.batch_size<=len(data.train_x), 'batch_size', cfg.batch_size, f'at most {len(data.train_x)}, the number of training samples')
@@ -198,7 +198,7 @@ def _open(cfg, out, enc, opt, go_on):
     (out/'config.json').write_text(text+'\n', encoding='utf-8')
     return 0
 
-# %% ../nbs/24_runs.ipynb #c244c789
+# %% ../nbs/24_runs.ipynb #1f23d1b8
 def _write(cfg, out, rec):
     "Add a record to the files of a run."
     row = {**asdict(cfg), **rec}

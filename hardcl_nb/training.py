@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['methods', 'make_loss', 'embed', 'evaluate', 'probe_subset', 'train']
 
-# %% ../nbs/23_training.ipynb #f96474c3
+# %% ../nbs/23_training.ipynb #b8d5cf89
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,7 +18,7 @@ from .collapse import collapse_report
 from .data import Data, random_batches, balanced_subset
 from .evaluation import centre_accuracy
 
-# %% ../nbs/23_training.ipynb #49e1b962
+# %% ../nbs/23_training.ipynb #88719b4d
 methods:tuple[str, ...] = ('scl', 'hscl', 'ucl', 'hucl')
 
 def make_loss(
@@ -33,7 +33,7 @@ def make_loss(
     need(hard or beta==0, 'beta', beta, f'0 for {method}, which has no hardness (use h{method} for beta > 0)')
     return partial(contrastive_loss, beta=float(beta), supervised=method.endswith('scl'), **kwargs)
 
-# %% ../nbs/23_training.ipynb #2d5b0f08
+# %% ../nbs/23_training.ipynb #cd3f67c0
 @torch.no_grad()
 def embed(
     encoder:nn.Module,    # Maps inputs to (n, d)
@@ -47,7 +47,7 @@ def embed(
     encoder.train(was)
     return z
 
-# %% ../nbs/23_training.ipynb #4151506c
+# %% ../nbs/23_training.ipynb #7369c441
 @torch.no_grad()
 def evaluate(
     encoder:nn.Module,   # Maps inputs to (n, d)
@@ -65,7 +65,7 @@ def evaluate(
     rec = dict(loss=loss, gap=loss-bound, **{k: float(getattr(rep, k)) for k in names}, train_acc=acc[0], test_acc=acc[1])
     return {**rec, 'singular_values': [float(v) for v in rep.singular_values]}
 
-# %% ../nbs/23_training.ipynb #c9d2a016
+# %% ../nbs/23_training.ipynb #516ecd36
 def probe_subset(
     data:Data,       # The data set
     total:int=1000   # About how many samples; never more per class than the smallest class has
@@ -75,7 +75,7 @@ def probe_subset(
     per_class = max(1, min(smallest, check_count(total, 'total')//data.num_classes))
     return balanced_subset(data.train_y, per_class, torch.Generator().manual_seed(0)).to(data.train_y.device)
 
-# %% ../nbs/23_training.ipynb #0f158fc9
+# %% ../nbs/23_training.ipynb #caeb50f1
 def train(
     encoder:nn.Module,          # Maps inputs to (n, d); trained in place
     data:Data,                  # Where to train, on the device of the encoder
@@ -101,7 +101,7 @@ def train(
         opt.zero_grad(); loss.backward(); opt.step()
         if step%eval_every==0 or step==steps: yield record(step)
 
-# %% ../nbs/23_training.ipynb #0a3ac01d
+# %% ../nbs/23_training.ipynb #c9449c4e
 def _batches(data, batch_size, seed, start):
     "Random batches from a seed, without the first `start` of them."
     it = random_batches(len(data.train_x), batch_size, torch.Generator().manual_seed(check_count(seed, 'seed', 0)))
