@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['gather_limit', 'simulate_ranks', 'distributed_loss', 'DistributedLoss']
 
-# %% ../nbs/18_distributed.ipynb #80d990b6
+# %% ../nbs/18_distributed.ipynb #74f2fc79
 import inspect, math
 from collections import namedtuple
 from collections.abc import Sequence
@@ -15,11 +15,10 @@ from zlib import crc32
 import torch
 from torch import nn, Tensor
 from torch import distributed as dist
-from torch.autograd.function import once_differentiable
 from .checks import check_choice, check_count, check_embeddings, check_labels, need
 from .losses import ContrastiveLoss, _check_options, _check_pairs, _class_sizes, _outer
 
-# %% ../nbs/18_distributed.ipynb #8075950e
+# %% ../nbs/18_distributed.ipynb #6c4a5b19
 _Block = namedtuple('_Block', 'x b y at') # centred rows, shifts, labels, places in the whole batch
 
 def _pieces(z, y, start, c, o):
@@ -33,7 +32,7 @@ def _tile(I, J, o):
     same, itself = I.y[:,None]==J.y, I.at[:,None]==J.at
     return (I.x/o.tau)@J.x.T, (same if o.supervised else itself), same & ~itself
 
-# %% ../nbs/18_distributed.ipynb #0c5325a4
+# %% ../nbs/18_distributed.ipynb #bdd97fcf
 def _first(I, J, R, o):
     "Take a tile into the running maximum and the sums Σ e^{βu}, Σ e^{(1+β)u}, u = s - m, of the rows I."
     T,drop,_ = _tile(I, J, o)
@@ -47,7 +46,7 @@ def _first(I, J, R, o):
 
 def _low(x): return torch.finfo(x.dtype).min/4 # below everything, and still a number
 
-# %% ../nbs/18_distributed.ipynb #cf96336a
+# %% ../nbs/18_distributed.ipynb #dd07e5af
 def _pull(x, alpha):
     "Slope of log(α + e^x)."
     return torch.ones_like(x) if alpha==0 else (x-math.log(alpha)).sigmoid_()
@@ -59,7 +58,7 @@ def _second(I, J, R, o):
     R[:,4] += (_pull(x, o.alpha)*pos).sum(1)*R[:,5]
     return ((_outer(x, o.alpha)*pos).sum(1)*R[:,5]).sum()
 
-# %% ../nbs/18_distributed.ipynb #e6760a26
+# %% ../nbs/18_distributed.ipynb #31a84655
 def _slopes(s, drop, pos, R, o):
     "M = dL/ds of a tile whose rows have the numbers R."
     m,l0,a,log_q,G,k = R.T[:,:,None]
@@ -75,7 +74,7 @@ def _third(I, J, RI, RJ, c, o):
     N = _slopes(T.T+I.b, drop.T, pos.T, RJ, o).T
     return (M+N)@J.x+N.sum(1, keepdim=True)*c # the entries of a row of M sum to 0: there c drops out
 
-# %% ../nbs/18_distributed.ipynb #7339ee33
+# %% ../nbs/18_distributed.ipynb #fa1497bc
 def _tour(z, me, n, cols, do):
     "Call do(r, rows of rank r) for every rank r: from the gathered columns, or round the ring."
     if cols is not None:
@@ -88,21 +87,25 @@ def _tour(z, me, n, cols, do):
         do(r, block)
         if not last: block = wait()
 
-# %% ../nbs/18_distributed.ipynb #ff6ff191
+# %% ../nbs/18_distributed.ipynb #f85ddb6a
 _dtypes = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
-def _check_own(z, y, o):
-    "What a rank can see alone."
+def _check_how(o):
+    "Refuse options outside their range."
     _check_options(o.beta, o.supervised, o.detach, o.alpha, o.q, o.tau, o.tau_plus, 'mean', o.validate)
     need(o.tau_plus==0, 'tau_plus', o.tau_plus, '0 (negatives are not debiased across processes)')
     check_choice(o.combine, 'combine', ('mean', 'sum'))
     check_choice(o.ring, 'ring', (None, True, False))
     check_count(o.chunk, 'chunk')
+
+def _check_own(z, y, o):
+    "Refuse what a rank can see alone."
+    _check_how(o)
     check_embeddings(z, min_rows=0, finite=o.validate)
     need(z.dtype in _dtypes, 'z', f'dtype {z.dtype}', 'float64, float32, bfloat16 or float16', TypeError)
     check_labels(y, len(z), device=z.device)
 
-# %% ../nbs/18_distributed.ipynb #7131ffbc
+# %% ../nbs/18_distributed.ipynb #f062bc6a
 def _ranks(r): return f"rank{'s' if len(r)>1 else ''} {', '.join(map(str, r[:8]))}{', …' if len(r)>8 else ''}"
 
 def _same(values, arg, what):
@@ -111,14 +114,14 @@ def _same(values, arg, what):
     for r,v in enumerate(values): who.setdefault(v, []).append(r)
     need(len(who)==1, arg, '; '.join(f'{v} on {_ranks(r)}' for v,r in who.items()), f'the same {what} on every rank')
 
-# %% ../nbs/18_distributed.ipynb #957506e8
+# %% ../nbs/18_distributed.ipynb #a47cb263
 def _agree(z, y, o, grad):
     "Refuse on every rank what any rank refuses; returns the ranks' sizes, and whether any of them wants a gradient."
     error, facts = None, [0, 0, 0, 0]
     try:
         _check_own(z, y, o)
         facts = [len(z), z.shape[1], _dtypes.index(z.dtype), grad]
-    except (TypeError, ValueError) as e: error = e
+    except Exception as e: error = e
     facts += [crc32(repr(o).encode()), error is not None]
     told = torch.cat((yield 'gather', torch.tensor([facts]), None)).T.tolist()
     if any(told[5]) or len(set(told[4]))>1:
@@ -132,7 +135,7 @@ def _agree(z, y, o, grad):
     need(sum(told[0])>1, 'z', f'{sum(told[0])} row(s) on all ranks together', 'at least 2 rows')
     return told[0], any(told[3])
 
-# %% ../nbs/18_distributed.ipynb #d6ba3b9f
+# %% ../nbs/18_distributed.ipynb #dfdba369
 def _rank(z, y, me, o, grad):
     "What one rank does: yields (operation, tensor, sizes), is sent what the others said, and ends with its result."
     n,grad = yield from _agree(z, y, o, grad)
@@ -152,7 +155,7 @@ def _rank(z, y, me, o, grad):
 
 gather_limit:int = 2**28 # bytes of all columns together above which they go round a ring
 
-# %% ../nbs/18_distributed.ipynb #b58aca03
+# %% ../nbs/18_distributed.ipynb #bf1274de
 def _rows(size, own, o, acc):
     "The six numbers of the own rows, as far as the labels give them."
     R = torch.zeros(len(own), 6, dtype=acc, device=own.device)
@@ -180,7 +183,7 @@ def _sweeps(z, me, n, cols, R, pieces, c, o, grad):
         yield from _tour(z, me, n, cols, third)
     return loss, dz
 
-# %% ../nbs/18_distributed.ipynb #9742f392
+# %% ../nbs/18_distributed.ipynb #1cb6c67c
 def _simulate(programs):
     "Run the programs of all ranks in step; returns their results, and the bytes that each received by operation."
     size, heard, received = len(programs), [None]*len(programs), [{} for _ in programs]
@@ -195,7 +198,7 @@ def _simulate(programs):
             most = words[r-1].nbytes if op=='shift' else (size-1)*max(x.nbytes for x in words) # gathered tensors are padded to the longest
             received[r][op] = received[r].get(op, 0)+most
 
-# %% ../nbs/18_distributed.ipynb #1a6f3f18
+# %% ../nbs/18_distributed.ipynb #f22a6cef
 def _options(given):
     "All options of the loss, those not given at their defaults."
     known = {k: p.default for k,p in inspect.signature(distributed_loss).parameters.items() if p.default is not p.empty and k!='group'}
@@ -203,7 +206,7 @@ def _options(given):
     need(not odd, 'options', ', '.join(odd), 'options of distributed_loss: '+', '.join(known), TypeError)
     return SimpleNamespace(**{**known, **given})
 
-# %% ../nbs/18_distributed.ipynb #9217aa37
+# %% ../nbs/18_distributed.ipynb #fd7b0cda
 def simulate_ranks(
     zs:Sequence[Tensor], # Embeddings of each rank, (n_r, d)
     ys:Sequence[Tensor], # Labels of each rank, (n_r,)
@@ -215,7 +218,7 @@ def simulate_ranks(
     with torch.no_grad(): ends, received = _simulate([_rank(z, y, r, o, True) for r,(z,y) in enumerate(zip(zs, ys))])
     return SimpleNamespace(loss=[l for l,_ in ends], grad=[g for _,g in ends], received=received)
 
-# %% ../nbs/18_distributed.ipynb #3df8ed51
+# %% ../nbs/18_distributed.ipynb #f4a03291
 def _device(group): return torch.device('cuda', torch.cuda.current_device()) if dist.get_backend(group)=='nccl' else torch.device('cpu')
 
 def _gather(x, n, group):
@@ -239,7 +242,7 @@ def _shift(x, n, group):
         return out.to(x.device)
     return wait
 
-# %% ../nbs/18_distributed.ipynb #5eaf6fbb
+# %% ../nbs/18_distributed.ipynb #b4c17f82
 def _carry(program, group):
     "Run a rank's program and carry its words through torch.distributed."
     heard = None
@@ -249,20 +252,27 @@ def _carry(program, group):
         if op=='say': dist.all_gather_object(heard := [None]*dist.get_world_size(group), x, group=group)
         else: heard = (_gather if op=='gather' else _shift)(x, n, group)
 
-# %% ../nbs/18_distributed.ipynb #bc76edb7
+# %% ../nbs/18_distributed.ipynb #8ff5da73
 class _Formed(torch.autograd.Function):
     "A loss whose gradient comes with it."
     @staticmethod
     def forward(ctx, z, run):
         loss,grad = run(z)
-        ctx.save_for_backward(grad)
+        ctx.save_for_backward(z, grad)
         return loss
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, g): return g*ctx.saved_tensors[0], None
+    def backward(ctx, g): return g*_Once.apply(*ctx.saved_tensors), None
 
-# %% ../nbs/18_distributed.ipynb #0289660c
+class _Once(torch.autograd.Function):
+    "A gradient that refuses to be differentiated."
+    @staticmethod
+    def forward(ctx, z, grad): return grad.clone()
+
+    @staticmethod
+    def backward(ctx, g): raise RuntimeError('distributed_loss: expected one derivative, got a call for the second, which is not available')
+
+# %% ../nbs/18_distributed.ipynb #6b27d1a4
 def distributed_loss(
     z:Tensor,              # Embeddings of this rank, (n_r, d); ranks may differ in n_r, which may be 0
     y:Tensor,              # Their labels, (n_r,): classes, or image ids where views are stacked
@@ -273,7 +283,7 @@ def distributed_loss(
     alpha:float=1.,        # InfoNCE's constant, >= 0
     q:float|str=1.,        # InfoNCE's weight of the negatives, > 0; 'sum': their number
     tau:float=1.,          # Temperature, > 0
-    tau_plus:float=0.,     # Debiasing: 0 only
+    tau_plus:float=0.,     # Debiasing is not available: 0
     combine:str='mean',    # How the ranks' parameter gradients are combined afterwards: 'mean' (DDP) or 'sum'
     ring:bool|None=None,   # Pass columns round a ring? None: when all of them exceed `gather_limit` bytes
     chunk:int=1024,        # Largest tile of similarities is chunk x chunk
@@ -283,14 +293,16 @@ def distributed_loss(
     "`contrastive_loss` of the batches of all ranks together; every rank must call it."
     o = _options({k: v for k,v in locals().items() if k not in ('z', 'y', 'group')})
     up = dist.is_available() and dist.is_initialized()
+    me = dist.get_rank(group) if up else 0
+    need(me>=0, 'group', 'a group without this process', 'a process group that it belongs to')
     def run(z):
-        program = _rank(z, y, dist.get_rank(group) if up else 0, o, grad)
+        program = _rank(z, y, me, o, grad)
         with torch.no_grad(), torch.autocast(y.device.type if isinstance(y, Tensor) else 'cpu', enabled=False):
             return _carry(program, group) if up else _simulate([program])[0][0]
     grad = isinstance(z, Tensor) and z.requires_grad and torch.is_grad_enabled()
     return _Formed.apply(z, run) if grad else run(z)[0]
 
-# %% ../nbs/18_distributed.ipynb #85d6604f
+# %% ../nbs/18_distributed.ipynb #0e9c4cbd
 class DistributedLoss(nn.Module):
     "A `ContrastiveLoss` over the batches of all ranks, called as loss(z, y)."
     def __init__(self,
@@ -302,7 +314,7 @@ class DistributedLoss(nn.Module):
         need(isinstance(loss, ContrastiveLoss), 'loss', type(loss).__name__, 'a ContrastiveLoss, such as HSCL(beta=5.)', TypeError)
         need(loss.options.get('reduction', 'mean')=='mean', 'loss', "reduction='none'", "a loss with reduction='mean'")
         self.loss,self.group,self.options = loss,group,options
-        _options(self._all())
+        _check_how(_options(self._all()))
 
     def _all(self):
         kept = {k: v for k,v in self.loss.options.items() if k!='reduction'}

@@ -1,0 +1,227 @@
+import io, pickle, stat, zipfile
+import numpy as np, pytest, torch
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+from hardcl_nb import images
+from hardcl_nb.images import (ImageData, Pixels, balanced_batches, check_sha256, hold_out, image_stream, load_folder, load_images, load_npz,
+    load_tinyimagenet, load_torchvision, m_per_class_batches, pixel_stats, safe_extract, save_npz)
+
+def gen(seed=0): return torch.Generator().manual_seed(seed)
+def arrays(n=6, shape=(8, 9, 3), column=False):
+    r = np.random.default_rng(0)
+    y = np.arange(n)%3
+    a = {}
+    for p in ('train', 'test'): a[p+'_images'],a[p+'_labels'] = r.integers(0, 256, (n, *shape), dtype=np.uint8), y[:,None] if column else y
+    return a
+def put(path, **over):
+    np.savez(path, **{**arrays(), **over})
+    return path
+
+@pytest.mark.parametrize('column', [False, True])
+@pytest.mark.parametrize('shape,chw', [((8, 9), (1, 8, 9)), ((8, 9, 1), (1, 8, 9)), ((8, 9, 3), (3, 8, 9))])
+def test_npz_forms(tmp_path, shape, chw, column):
+    a = arrays(shape=shape, column=column)
+    np.savez(tmp_path/'a.npz', **a)
+    d = load_npz(tmp_path/'a.npz')
+    assert tuple(d.train_x.shape)==(6, *chw) and d.train_x.is_contiguous() and d.train_y.tolist()==[0,1,2]*2 and d.num_classes==3
+    want = a['test_images'].reshape(6, 8, 9, -1)
+    assert torch.equal(d.test_x.permute(0, 2, 3, 1), torch.from_numpy(want))
+    save_npz(d, tmp_path/'b.npz')
+    assert torch.equal(load_images(tmp_path/'b.npz').test_x, d.test_x) and not list(tmp_path.glob('*.part'))
+
+def test_npz_validation_part_and_small_label_types(tmp_path):
+    a = arrays()
+    a |= {'val_images': 255-a['test_images'], 'val_labels': a['test_labels'].astype(np.uint8)}
+    np.savez_compressed(tmp_path/'a.npz', **a)
+    assert torch.equal(load_npz(tmp_path/'a.npz', part='val').test_x, 255-load_npz(tmp_path/'a.npz').test_x)
+
+@pytest.mark.parametrize('over,err,text', [
+    (dict(train_images=np.zeros((6, 8, 9, 3), np.float32)), TypeError, 'train_images: expected uint8'),
+    (dict(train_images=np.zeros((6, 8, 9, 4), np.uint8)), ValueError, 'train_images: expected shape'),
+    (dict(train_images=np.zeros((6, 8, 8, 8, 3), np.uint8)), ValueError, 'train_images: expected shape'),
+    (dict(train_labels=np.zeros((6, 2), int)), ValueError, 'train_labels: expected shape'),
+    (dict(train_labels=np.zeros(6)), TypeError, 'train_labels: expected'),
+    (dict(train_labels=np.zeros(5, int)), ValueError, 'train_y: expected 6 labels'),
+    (dict(test_labels=np.array([0, 1, 2, 0, 1, 3])), ValueError, 'test_y: expected labels in 0..2, got labels from 0 to 3'),
+    (dict(train_labels=np.array([-1, 1, 2, 0, 1, 2])), ValueError, 'train_y: expected labels in 0..2'),
+    (dict(classes=np.array(['a', 'b'])), ValueError, 'train_y: expected labels in 0..1'),
+    (dict(train_labels=np.array([0, None, 1, 1, 1, 1], object)), ValueError, 'expected a sound npz'),
+    (dict(test_images=np.zeros((6, 9, 9, 3), np.uint8)), ValueError, 'test_x: expected images of shape (3, 8, 9)'),
+    (dict(train_images=np.zeros((0, 8, 9, 3), np.uint8), train_labels=np.zeros(0, int)), ValueError, 'train_x: expected images')])
+def test_bad_npz(tmp_path, over, err, text):
+    with pytest.raises(err) as e: load_npz(put(tmp_path/'a.npz', **over))
+    assert text in str(e.value) and '\n' not in str(e.value)
+
+def test_a_flipped_byte_is_found(tmp_path):
+    p = put(tmp_path/'a.npz')
+    raw = bytearray(p.read_bytes()); raw[600] ^= 255
+    p.write_bytes(raw)
+    with pytest.raises(ValueError, match='expected a sound npz file, got a.npz .SHA-256 [0-9a-f]{64}'): load_npz(p)
+
+@pytest.mark.parametrize('raw', [b'', b'nothing', b'\x93NUMPY\x01\x00'])
+def test_not_an_npz(tmp_path, raw):
+    (tmp_path/'a.npz').write_bytes(raw)
+    with pytest.raises(ValueError, match='expected a sound npz'): load_npz(tmp_path/'a.npz')
+
+def tree(root, sets=('',), sizes=((8, 8),), mode='RGB', names='ab', n=4):
+    for s in sets:
+        for k,c in enumerate(names):
+            (root/s/c).mkdir(parents=True, exist_ok=True)
+            for i in range(n): Image.new(mode, sizes[i%len(sizes)], 40*k+i if mode=='L' else (40*k+i, i, k)).save(root/s/c/f'{i}.png')
+    return root
+
+def test_folder_is_what_torchvision_reads(tmp_path):
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms.v2.functional import pil_to_tensor
+    tree(tmp_path, ('train', 'test'), names='bca')
+    (tmp_path/'train/a/notes.txt').write_text('no image')
+    d = load_folder(tmp_path)
+    for part,x,y in (('train', d.train_x, d.train_y), ('test', d.test_x, d.test_y)):
+        theirs = ImageFolder(str(tmp_path/part))
+        assert theirs.classes==list(d.classes) and theirs.targets==y.tolist()
+        assert torch.equal(torch.stack([pil_to_tensor(im) for im,_ in theirs]), x)
+
+def test_folder_grey_stays_grey_and_mixed_becomes_rgb(tmp_path):
+    assert load_folder(tree(tmp_path/'g', mode='L')).train_x.shape[1]==1
+    tree(tmp_path/'m'); Image.new('L', (8, 8), 77).save(tmp_path/'m/a/0.png')
+    d = load_folder(tmp_path/'m', test_size=.25)
+    x = torch.cat([d.train_x, d.test_x])
+    assert x.shape[1]==3 and int((x==77).flatten(1).all(1).sum())==1
+
+def test_folder_val_counts_as_test_and_may_lack_classes(tmp_path):
+    tree(tmp_path, ('train',), names='abc'); tree(tmp_path, ('val',), names='ac')
+    assert load_folder(tmp_path).test_y.tolist()==[0]*4+[2]*4
+    tree(tmp_path, ('val',), names='ad')
+    with pytest.raises(ValueError, match='the classes of train in val: a, b, c, got d'): load_folder(tmp_path)
+
+@pytest.mark.parametrize('make,text', [
+    (lambda p: tree(p, sizes=((8, 8), (8, 9))), 'images of one size, 8 x 8 as in'),
+    (lambda p: tree(p, names='a'), 'at least two class folders'),
+    (lambda p: (tree(p), (p/'empty').mkdir()), 'at least one image in each class folder, got none in'),
+    (lambda p: (tree(p), Image.new('I;16', (8, 8)).save(p/'a/x.png')), 'images of 8 bits a channel, got mode I;16'),
+    (lambda p: (tree(p), (p/'a/x.jpg').write_bytes(b'\xff\xd8\xff')), 'damaged or unknown file'),
+    (lambda p: (tree(p), Image.effect_noise((64, 64), 50).save(p/'a/0.png'), (p/'a/0.png').write_bytes((p/'a/0.png').read_bytes()[:1000])), 'damaged or unknown file'),
+    (lambda p: tree(p, n=1), 'at least two samples in each class')])
+def test_bad_folders(tmp_path, make, text):
+    make(tmp_path/'set')
+    with pytest.raises(ValueError) as e: load_folder(tmp_path/'set')
+    assert text in str(e.value) and '\n' not in str(e.value)
+
+def evil(path, *names, link=False):
+    with zipfile.ZipFile(path, 'w') as z:
+        z.writestr('fine.txt', 'x')
+        for n in names:
+            i = zipfile.ZipInfo(n)
+            if link: i.external_attr = (stat.S_IFLNK|0o777)<<16
+            z.writestr(i, '/etc' if link else 'x')
+    return path
+
+@pytest.mark.parametrize('name', ['../x', 'a/../../x', '/x', 'a/..', 'C:/x', 'a\\..\\x', '..', './../x'])
+def test_no_entry_leaves_its_folder(tmp_path, name):
+    (tmp_path/'in').mkdir()
+    with pytest.raises(ValueError, match='entries that stay inside'): safe_extract(evil(tmp_path/'z.zip', name), tmp_path/'in')
+    assert sorted(p.name for p in tmp_path.rglob('*'))==['in', 'z.zip']
+
+def test_links_bombs_and_damage_are_refused(tmp_path):
+    (tmp_path/'in').mkdir()
+    with pytest.raises(ValueError, match='no links'): safe_extract(evil(tmp_path/'z.zip', 'link', link=True), tmp_path/'in')
+    with pytest.raises(ValueError, match='at most 1 bytes'): safe_extract(evil(tmp_path/'z.zip', 'b'), tmp_path/'in', limit=1)
+    raw = bytearray(evil(tmp_path/'z.zip', 'b').read_bytes()); raw[raw.index(b'fine.txt')+8] ^= 1
+    (tmp_path/'z.zip').write_bytes(raw)
+    with pytest.raises(ValueError, match='expected a sound archive, got z.zip'): safe_extract(tmp_path/'z.zip', tmp_path/'in')
+    assert not (tmp_path/'in/fine.txt').exists()
+    safe_extract(evil(tmp_path/'z.zip', 'sub/b'), tmp_path/'in')
+    assert sorted(p.name for p in (tmp_path/'in').iterdir())==['fine.txt', 'sub']
+
+def test_tiny_download_is_checked_and_only_on_request(tmp_path, monkeypatch):
+    called = []
+    def fake(url, dst, hash_prefix=None, progress=True):
+        called.append((url, hash_prefix))
+        raise RuntimeError('invalid hash value')
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', fake)
+    with pytest.raises(FileNotFoundError): load_tinyimagenet(tmp_path)
+    assert not called
+    with pytest.raises(ValueError, match='expected SHA-256'): load_tinyimagenet(tmp_path, download=True)
+    assert called==[(images.tiny_url, images.tiny_sha256)]
+
+class FakeCIFAR:
+    classes = ['x', 'y', 'z']
+    def __init__(self, root, train, download):
+        if not download: raise RuntimeError('Dataset not found or corrupted.')
+        self.data = np.arange(5*4*4*3, dtype=np.uint8).reshape(5, 4, 4, 3)+train
+        self.targets = [0, 1, 2, 0, 1]
+class FakeSTL:
+    classes = ['x', 'y', 'z']
+    def __init__(self, root, split, download):
+        self.data, self.labels = np.full((5, 3, 4, 4), len(split), np.uint8), np.array([0, 1, 2, 0, 1], np.int64)
+
+def test_torchvision_sets(tmp_path, monkeypatch):
+    from torchvision import datasets
+    monkeypatch.setattr(datasets, 'CIFAR100', FakeCIFAR); monkeypatch.setattr(datasets, 'STL10', FakeSTL)
+    d = load_torchvision('cifar100', tmp_path, download=True)
+    assert tuple(d.train_x.shape)==(5, 3, 4, 4) and d.train_x[0,1,0,0]==2 and d.test_x[0,1,0,0]==1 and d.classes==('x', 'y', 'z')
+    with pytest.raises(FileNotFoundError, match='download=True'): load_images('cifar100', tmp_path)
+    s = load_images('stl10', tmp_path)
+    assert (s.train_x==5).all() and (s.test_x==4).all() and s.num_classes==3
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(3, 20), min_size=2, max_size=6), st.integers(2, 6), st.integers(1, 3), st.integers(0, 10**6))
+def test_m_per_class_batches(counts, classes, m, seed):
+    y = torch.cat([torch.full((c,), 3*k) for k,c in enumerate(counts)])
+    classes = min(classes, len(counts))
+    it, again = m_per_class_batches(y, classes, m, gen(seed)), m_per_class_batches(y, classes, m, gen(seed))
+    for _ in range(8):
+        ix = next(it)
+        assert torch.equal(ix, next(again)) and len(ix.unique())==classes*m
+        assert sorted(torch.bincount(y[ix]).tolist(), reverse=True)[:classes]==[m]*classes
+
+def test_each_class_is_chosen_equally_often():
+    y = torch.arange(10).repeat_interleave(torch.arange(4, 14))
+    it = m_per_class_batches(y, 3, 2, gen())
+    seen = torch.bincount(y[torch.cat([next(it) for _ in range(2000)])], minlength=10)/2/2000
+    assert (seen-.3).abs().max()<4*(.3*.7/2000)**.5
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(2, 30), min_size=2, max_size=5), st.floats(.01, .9), st.integers(0, 10**6))
+def test_hold_out_splits_each_class(counts, share, seed):
+    y = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    x = torch.arange(len(y), dtype=torch.int32).view(torch.uint8).view(-1, 1, 2, 2) # the bytes of its number: each image differs
+    d = hold_out(ImageData('n', x, y, x[:2], y[:2], len(counts)), share, seed)
+    a,b = ({bytes(i.numpy().tobytes()) for i in v} for v in (d.train_x, d.test_x))
+    assert not a&b and len(a)+len(b)==len(y)
+    got = torch.bincount(d.test_y, minlength=len(counts)).tolist()
+    assert got==[min(c-1, max(1, round(share*c))) for c in counts]
+
+def test_pixels_travel_with_the_network():
+    x = torch.randint(0, 256, (20, 3, 5, 5), generator=gen(), dtype=torch.uint8)
+    mean,std = pixel_stats(x)
+    f = (x.double()/255).permute(1, 0, 2, 3).flatten(1)
+    torch.testing.assert_close(mean.double(), f.mean(1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(std.double(), f.std(1, correction=0), atol=1e-6, rtol=0)
+    p = pickle.loads(pickle.dumps(Pixels(mean, std)))
+    assert torch.equal(p(x), Pixels(mean, std)(x)) and not list(p.parameters())
+    other = Pixels(torch.zeros(3), torch.ones(3)); other.load_state_dict(p.state_dict())
+    assert torch.equal(other(x), p(x))
+
+def test_stream_squares_any_size_and_repeats_by_seed(tmp_path):
+    tree(tmp_path, sizes=((20, 12), (9, 30), (16, 16)))
+    a,b,c = (list(image_stream(tmp_path, 4, 8, seed=s)) for s in (0, 0, 1))
+    assert [tuple(x.shape) for x,_ in a]==[(4, 3, 8, 8)]*2 and all(torch.equal(p[0], q[0]) for p,q in zip(a, b))
+    assert not all(torch.equal(p[0], q[0]) for p,q in zip(a, c))
+    w = list(image_stream(tmp_path, 4, 8, workers=1))
+    assert all(torch.equal(p[0], q[0]) for p,q in zip(a, w))
+
+@pytest.mark.parametrize('call,err,text', [
+    (lambda p: load_images('nothing'), ValueError, "data: expected one of cifar10"),
+    (lambda p: load_folder(p/'no'), FileNotFoundError, 'data: expected an existing folder'),
+    (lambda p: load_npz(put(p/'a.npz'), part='train'), ValueError, 'part: expected one of test, val'),
+    (lambda p: load_npz(put(p/'a.npz'), part='val'), ValueError, 'arrays train_images, train_labels, val_images, val_labels'),
+    (lambda p: save_npz(load_npz(put(p/'a.npz')), p/'b.zip'), ValueError, 'path: expected a name ending in .npz'),
+    (lambda p: check_sha256(p/'no', '0'*64), FileNotFoundError, 'data: expected an existing file'),
+    (lambda p: image_stream(p/'no', 4, 8), FileNotFoundError, 'data: expected an existing folder'),
+    (lambda p: image_stream(tree(p/'s'), 4, 8, workers=-1), ValueError, 'workers: expected a whole number >= 0'),
+    (lambda p: m_per_class_batches(torch.tensor([0, 0, 1]), 2, 2, gen()), ValueError, 'm: expected at most 1'),
+    (lambda p: balanced_batches(torch.tensor([0, 0]), 1, gen()), ValueError, 'classes: expected a whole number >= 2')])
+def test_bad_arguments(tmp_path, call, err, text):
+    with pytest.raises(err) as e: call(tmp_path)
+    assert text in str(e.value) and '\n' not in str(e.value)
