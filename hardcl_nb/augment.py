@@ -7,7 +7,7 @@ __all__ = ['presets', 'check_images', 'resample', 'crop_boxes', 'random_resized_
            'brightness', 'contrast', 'saturation', 'shift_hue', 'colour_jitter', 'random_grey', 'blur', 'random_blur',
            'Compose', 'make_augment', 'two_views']
 
-# %% ../nbs/41_augment.ipynb #cc242163
+# %% ../nbs/41_augment.ipynb #f0993181
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +16,9 @@ from itertools import permutations
 import torch
 from torch import Tensor
 from .checks import need, check_choice, check_count, check_number
+from .images import to_float
 
-# %% ../nbs/41_augment.ipynb #92ed1cd5
+# %% ../nbs/41_augment.ipynb #a7239813
 def check_images(
     x:Tensor,              # Images, (n, c, h, w), floating point
     g:torch.Generator|None=None # Source of randomness, where one is needed
@@ -29,7 +30,7 @@ def check_images(
     need(g is None or isinstance(g, torch.Generator), 'g', type(g).__name__, 'a torch.Generator', TypeError)
     return x
 
-# %% ../nbs/41_augment.ipynb #0ce62af6
+# %% ../nbs/41_augment.ipynb #84d943f2
 def _uniform(shape, g, x, low=0., high=1.):
     "Uniform numbers, drawn where the generator lives, for images `x`."
     u = torch.rand(shape, generator=g, device=g.device, dtype=torch.promote_types(x.dtype, torch.float32))
@@ -40,19 +41,25 @@ def _each(f, x):
     need(isinstance(f, Tensor) and f.shape==(len(x),), 'f', getattr(f, 'shape', f), f'{len(x)} factors, one for each image')
     return f.to(x).view(-1, 1, 1, 1)
 
-def _maybe(new, x, p, g):
-    "`new` with probability p for each sample, else `x`."
-    return torch.where(_uniform((len(x), 1, 1, 1), g, x)<check_number(p, 'p', 0, 1), new, x)
+def _hit(n, p, g, x):
+    "For each of n samples, whether something of probability p happens to it."
+    return _uniform((n,), g, x)<check_number(p, 'p', 0, 1)
 
-# %% ../nbs/41_augment.ipynb #5d046639
+def _maybe(step, x, p, g):
+    "step(x) with probability p for each sample, else x; a CPU does the work only for those."
+    hit = _hit(len(x), p, g, x)
+    if x.device.type!='cpu': return torch.where(hit.view(-1, 1, 1, 1), step(x), x)
+    rows = hit.nonzero()[:,0]
+    return x.index_copy(0, rows, step(x.index_select(0, rows)).expand(-1, *x.shape[1:]))
+
+# %% ../nbs/41_augment.ipynb #de553b00
 def _along(x, rows, cols):
     "R X Sᵀ for each channel of each sample; rows (n, h', h), cols (n, w', w)."
     n,c,h,w = x.shape
     y = torch.bmm(x.reshape(n, c*h, w), cols.to(x.dtype).mT)
-    y = torch.bmm(rows.to(x.dtype), y.view(n, c, h, -1).transpose(1, 2).reshape(n, h, -1))
-    return y.view(n, y.shape[1], c, -1).transpose(1, 2).contiguous()
+    return torch.bmm(rows.to(x.dtype).repeat_interleave(c, 0), y.view(n*c, h, -1)).view(n, c, rows.shape[1], -1)
 
-# %% ../nbs/41_augment.ipynb #3335c7f3
+# %% ../nbs/41_augment.ipynb #d3933600
 def _tents(start, length, size, out):
     "Weights of a resize from windows [start, start+length) of `size` pixels to `out` pixels, (n, out, size)."
     i,o = (torch.arange(k, device=start.device, dtype=start.dtype) for k in (size, out))
@@ -62,7 +69,7 @@ def _tents(start, length, size, out):
     w = w*((i>=start)&(i<start+length.view(-1, 1, 1)))
     return w/w.sum(2, keepdim=True)
 
-# %% ../nbs/41_augment.ipynb #fb98c948
+# %% ../nbs/41_augment.ipynb #605554e0
 def resample(
     x:Tensor,        # Images, (n, c, h, w)
     boxes:Tensor,    # A window for each: top, left, height, width in pixels, (n, 4)
@@ -75,14 +82,14 @@ def resample(
     top,left,height,width = boxes.to(x.device, torch.promote_types(x.dtype, torch.float32)).unbind(1)
     return _along(x, _tents(top, height, x.shape[2], size[0]), _tents(left, width, x.shape[3], size[1]))
 
-# %% ../nbs/41_augment.ipynb #687a4fe7
+# %% ../nbs/41_augment.ipynb #2ed5c0d3
 def _fallback(h, w, ratio):
     "Sides of the largest window whose aspect ratio is allowed."
     if w/h<ratio[0]: return round(w/ratio[0]), w
     if w/h>ratio[1]: return h, round(h*ratio[1])
     return h, w
 
-# %% ../nbs/41_augment.ipynb #8fb1e7d6
+# %% ../nbs/41_augment.ipynb #aabfe777
 def crop_boxes(
     x:Tensor,                 # Images, (n, c, h, w)
     g:torch.Generator,        # Source of randomness
@@ -103,7 +110,7 @@ def crop_boxes(
     top,left = (torch.where(some, (_uniform((n,), g, x)*(m+1)).floor(), c) for m,c in ((h-high, (h-fh)//2), (w-wide, (w-fw)//2)))
     return torch.stack([top, left, high, wide], 1)
 
-# %% ../nbs/41_augment.ipynb #6212fee7
+# %% ../nbs/41_augment.ipynb #9b97524c
 def random_resized_crop(
     x:Tensor,                       # Images, (n, c, h, w)
     g:torch.Generator,              # Source of randomness
@@ -114,7 +121,7 @@ def random_resized_crop(
     "A window of random area, aspect ratio and place from each image, resized."
     return resample(x, crop_boxes(x, g, scale, ratio), size or tuple(x.shape[2:]))
 
-# %% ../nbs/41_augment.ipynb #5b997089
+# %% ../nbs/41_augment.ipynb #6df33d3a
 def random_crop(
     x:Tensor,           # Images, (n, c, h, w)
     g:torch.Generator,  # Source of randomness
@@ -127,21 +134,21 @@ def random_crop(
     rows,cols = (torch.arange(k, device=x.device)==torch.arange(k, device=x.device)[:,None]+s for k,s in zip(x.shape[2:], shift))
     return _along(x, rows, cols)
 
-# %% ../nbs/41_augment.ipynb #d0932cab
+# %% ../nbs/41_augment.ipynb #91bcaa3f
 def random_flip(
     x:Tensor,           # Images, (n, c, h, w)
     g:torch.Generator,  # Source of randomness
     p:float=.5          # Probability for each image
 ) -> Tensor: # Images of the same shape
     "Mirror each image, left to right, with probability p."
-    return _maybe(check_images(x, g).flip(3), x, p, g)
+    return _maybe(lambda v: v.flip(3), check_images(x, g), p, g)
 
-# %% ../nbs/41_augment.ipynb #49d3bf20
+# %% ../nbs/41_augment.ipynb #5d6e811f
 def greyscale(
     x:Tensor # Images, (n, c, h, w)
 ) -> Tensor: # (n, 1, h, w)
     "Luma of each pixel; a grey image stays as it is."
-    if check_images(x).shape[1]==1: return x
+    if x.shape[1]==1: return x
     return (x[:,0]*.2989).add_(x[:,1], alpha=.587).add_(x[:,2], alpha=.114).unsqueeze(1)
 
 def brightness(
@@ -151,7 +158,7 @@ def brightness(
     "Multiply each image by its factor."
     return (check_images(x)*_each(f, x)).clamp_(0, 1)
 
-# %% ../nbs/41_augment.ipynb #3bf0ecaf
+# %% ../nbs/41_augment.ipynb #81f52adc
 def contrast(
     x:Tensor, # Images, (n, c, h, w)
     f:Tensor  # A factor for each, (n,), >= 0
@@ -166,7 +173,7 @@ def saturation(
     "Stretch each image from its grey version."
     return torch.lerp(greyscale(x), x, _each(f, x)).clamp_(0, 1)
 
-# %% ../nbs/41_augment.ipynb #ffbc7dbd
+# %% ../nbs/41_augment.ipynb #8e3b89bd
 def shift_hue(
     x:Tensor, # Images, (n, c, h, w)
     f:Tensor  # A turn for each, (n,), 1 for a full circle
@@ -178,14 +185,13 @@ def shift_hue(
     c = top-low
     h = torch.where(top==r, g-b, torch.where(top==g, (b-r).add_(c, alpha=2), (r-g).add_(c, alpha=4)))
     h = h.div_(c.clamp(min=torch.finfo(x.dtype).tiny)).add_(6*_each(f, x)[:,0])
+    h = h.sub_((h/6).floor_(), alpha=6)
     y = torch.empty_like(x)
-    for i,n in enumerate((5., 3., 1.)):
-        k = h+n
-        k = k.sub_((k/6).floor_(), alpha=6).sub_(2).abs_().neg_().add_(2).clamp_(0, 1)
-        torch.addcmul(top, c, k, value=-1, out=y[:,i])
+    for i,(k,start,sign) in enumerate(((3, low, 1), (2, top, -1), (4, top, -1))):
+        torch.addcmul(start, c, (h-k).abs_().sub_(1).clamp_(0, 1), value=sign, out=y[:,i])
     return y
 
-# %% ../nbs/41_augment.ipynb #98aad87c
+# %% ../nbs/41_augment.ipynb #218b662c
 _orders = list(permutations(range(4)))
 
 def _in_random_order(x, g, steps):
@@ -199,7 +205,7 @@ def _in_random_order(x, g, steps):
             y.index_copy_(0, rows, step(y.index_select(0, rows), f.index_select(0, rows)))
     return y[:n]
 
-# %% ../nbs/41_augment.ipynb #2f330990
+# %% ../nbs/41_augment.ipynb #c0a32f22
 def colour_jitter(
     x:Tensor,             # Images, (n, c, h, w), in [0, 1]
     g:torch.Generator,    # Source of randomness
@@ -212,26 +218,27 @@ def colour_jitter(
     "Random brightness, contrast, saturation and hue, in random order, with probability p for each image."
     check_images(x, g)
     n = -(-len(x)//24)*24
+    hit = _hit(n, p, g, x)
     factors = []
     for name,v in (('brightness', brightness), ('contrast', contrast), ('saturation', saturation)):
         check_number(v, name, 0)
-        factors.append(_uniform((n,), g, x, max(0., 1-v), 1+v))
-    factors.append(_uniform((n,), g, x, -check_number(hue, 'hue', 0, .5), hue))
-    return _maybe(_in_random_order(x, g, list(zip(_colour_steps, factors))), x, p, g)
+        factors.append(torch.where(hit, _uniform((n,), g, x, max(0., 1-v), 1+v), 1.))
+    factors.append(torch.where(hit, _uniform((n,), g, x, -check_number(hue, 'hue', 0, .5), hue), 0.))
+    return _in_random_order(x, g, list(zip(_colour_steps, factors)))
 
-# %% ../nbs/41_augment.ipynb #10d9accf
+# %% ../nbs/41_augment.ipynb #24e2fc6d
 _colour_steps = (brightness, contrast, saturation, shift_hue)
 
-# %% ../nbs/41_augment.ipynb #e541ce79
+# %% ../nbs/41_augment.ipynb #528327cd
 def random_grey(
     x:Tensor,           # Images, (n, c, h, w)
     g:torch.Generator,  # Source of randomness
     p:float=.1          # Probability for each image
 ) -> Tensor: # Images of the same shape
     "Take the colour from each image with probability p."
-    return _maybe(greyscale(check_images(x, g)), x, p, g)
+    return _maybe(greyscale, check_images(x, g), p, g)
 
-# %% ../nbs/41_augment.ipynb #fae4f1af
+# %% ../nbs/41_augment.ipynb #79b541b6
 def _gauss(sigma, size, kernel):
     "Matrices of a blur with reflection at the edges, (n, size, size)."
     r = kernel//2
@@ -242,7 +249,7 @@ def _gauss(sigma, size, kernel):
     i = (size-1)-((size-1)-i).abs()
     return torch.einsum('nk,okj->noj', w, torch.nn.functional.one_hot(i, size).to(w.dtype))
 
-# %% ../nbs/41_augment.ipynb #2885e7c0
+# %% ../nbs/41_augment.ipynb #fa48cefe
 def blur(
     x:Tensor,      # Images, (n, c, h, w)
     sigma:Tensor,  # Width of the Gaussian in pixels, for each image, (n,)
@@ -255,7 +262,7 @@ def blur(
     s = sigma.to(x.device, torch.promote_types(x.dtype, torch.float32))
     return _along(x, *(_gauss(s, k, kernel) for k in x.shape[2:]))
 
-# %% ../nbs/41_augment.ipynb #cef5a2c6
+# %% ../nbs/41_augment.ipynb #47c70888
 def random_blur(
     x:Tensor,            # Images, (n, c, h, w)
     g:torch.Generator,   # Source of randomness
@@ -266,28 +273,29 @@ def random_blur(
     "Blur each image with a random Gaussian, with probability p."
     check_images(x, g)
     check_number(sigma[0], 'sigma', 0, sigma[1], strict=True)
-    return _maybe(blur(x, _uniform((len(x),), g, x, *sigma), kernel), x, p, g)
+    hit = _hit(len(x), p, g, x)
+    return blur(x, torch.where(hit, _uniform((len(x),), g, x, *sigma), .01), kernel)
 
-# %% ../nbs/41_augment.ipynb #644c5952
+# %% ../nbs/41_augment.ipynb #76aaa709
 @dataclass(frozen=True)
 class Compose:
     "Augmentations one after another; called as augment(x, g)."
     steps:tuple[Callable, ...] = () # Functions (x, g) -> x
-    piece:int = 192                 # Images at a time on a CPU
+    piece:int = 120                 # Images at a time on a CPU
 
     def __call__(self,
-        x:Tensor,          # Images, (n, c, h, w), in [0, 1]
+        x:Tensor,          # Images, (n, c, h, w): bytes, or floats in [0, 1]
         g:torch.Generator  # Source of randomness
-    ) -> Tensor: # Augmented images
-        check_images(x, g)
-        if not self.steps: return x
+    ) -> Tensor: # Augmented images, floats
+        if not self.steps: return check_images(to_float(x), g)
         out = []
-        for part in x.split(self.piece if x.device.type=='cpu' else len(x)):
+        for part in x.split(self.piece if x.device.type=='cpu' else max(1, len(x))):
+            part = check_images(to_float(part), g)
             for step in self.steps: part = step(part, g)
             out.append(part)
         return torch.cat(out) if len(out)>1 else out[0]
 
-# %% ../nbs/41_augment.ipynb #813d8d25
+# %% ../nbs/41_augment.ipynb #45242990
 presets:dict[str, Compose] = {'none': Compose(),
     'light': Compose((random_crop, random_flip)),
     'simclr': Compose((random_resized_crop, random_flip, partial(colour_jitter, brightness=.4, contrast=.4, saturation=.4, hue=.1, p=.8), partial(random_grey, p=.2)))}
@@ -299,7 +307,7 @@ def make_augment(
     return presets[check_choice(name, 'augment', tuple(presets))]
 
 def two_views(
-    x:Tensor,           # Images, (n, c, h, w), in [0, 1]
+    x:Tensor,           # Images, (n, c, h, w), as `augment` takes them
     g:torch.Generator,  # Source of randomness
     augment:Callable    # Called as augment(x, g)
 ) -> tuple[Tensor, Tensor]: # Two augmented batches

@@ -6,7 +6,7 @@
 __all__ = ['z_keys', 'y_keys', 'limits', 'load_embeddings', 'ClassPair', 'hardest_pairs', 'LabelFree', 'Diagnosis', 'diagnose',
            'verdict', 'text_report', 'plot_diagnosis', 'html_report', 'write_diagnosis', 'hardcl_diagnose']
 
-# %% ../nbs/43_diagnose.ipynb #1e3b4da1
+# %% ../nbs/43_diagnose.ipynb #18cb0fa5
 import base64, io, json, warnings
 from dataclasses import asdict, dataclass, fields, replace
 from html import escape
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from fastcore.script import call_parse
 from .cli import as_number, one_line_errors
 
-# %% ../nbs/43_diagnose.ipynb #7a1f504e
+# %% ../nbs/43_diagnose.ipynb #93e041c5
 _suffixes = ('.npy', '.npz', '.safetensors', '.pt', '.pth', '.txt')
 
 def _bad(arg, expected, given): raise ValueError(f'{arg}: expected {expected}, got {given}')
@@ -35,7 +35,7 @@ def _why(e):
     if 'allow_pickle' in text or 'nsupported global' in text: return 'it holds Python objects, which are not loaded because they could run code; save plain arrays or tensors'
     return f'damaged, or not of this format ({type(e).__name__}'+('' if 'eights only' in text or not text else f': {text[:120]}')+')'
 
-# %% ../nbs/43_diagnose.ipynb #4b5c5446
+# %% ../nbs/43_diagnose.ipynb #33dedc29
 def _read_numpy(path):
     "Arrays of a .npy, .npz or .txt file."
     import numpy as np
@@ -51,6 +51,7 @@ def _read_numpy(path):
                 found[k] = 'Python objects'
     return found
 
+# %% ../nbs/43_diagnose.ipynb #646d85bf
 def _read_safetensors(path):
     from safetensors.torch import load_file
     return load_file(path)
@@ -66,7 +67,7 @@ def _read_torch(path):
     if not isinstance(t, dict): return {'': type(t).__name__}
     return {str(k): v if isinstance(v, torch.Tensor) else type(v).__name__ for k,v in t.items()}
 
-# %% ../nbs/43_diagnose.ipynb #9705bb91
+# %% ../nbs/43_diagnose.ipynb #1eaddba7
 z_keys:tuple[str, ...] = ('z', 'embeddings', 'embedding', 'features', 'feats', 'x')
 y_keys:tuple[str, ...] = ('y', 'labels', 'label', 'targets', 'target')
 
@@ -89,7 +90,7 @@ def load_embeddings(
     if y is not None and (y.ndim!=1 or len(y)!=len(z)): _bad('labels', f'{len(z)} labels, one for each row of the embeddings', f'shape {tuple(y.shape)}')
     return z, y
 
-# %% ../nbs/43_diagnose.ipynb #6ab11d6f
+# %% ../nbs/43_diagnose.ipynb #c68c8bf2
 def _listing(found):
     "What a file holds, in words."
     text = lambda v: v if isinstance(v, str) else f"{str(v.dtype).replace('torch.', '')} {tuple(v.shape)}"
@@ -103,7 +104,7 @@ def _only_matrix(found):
     fits = [k for k,v in found.items() if not isinstance(v, str) and v.ndim==2 and 'float' in str(v.dtype)]
     return fits[0] if len(fits)==1 else None
 
-# %% ../nbs/43_diagnose.ipynb #f7bdf07b
+# %% ../nbs/43_diagnose.ipynb #02726ef3
 def _tensor(v, arg, kinds):
     "An array or tensor of floats ('f') or of integers ('iu') as a tensor."
     import numpy as np, torch
@@ -115,6 +116,7 @@ def _tensor(v, arg, kinds):
     if v.is_floating_point()!=(kinds=='f') or v.is_complex() or v.dtype==torch.bool: _bad(arg, want, f'dtype {v.dtype}')
     return v.detach() if kinds=='f' else v.detach().long()
 
+# %% ../nbs/43_diagnose.ipynb #ab5f4f34
 def _find_labels(found, labels, path):
     "Labels in the file, or in another file, or None."
     if labels is not None and str(labels)=='none': return None
@@ -129,7 +131,7 @@ def _find_labels(found, labels, path):
     y = _tensor(found[name], 'labels', 'iu')
     return y[:,0] if y.ndim==2 and y.shape[1]==1 else y
 
-# %% ../nbs/43_diagnose.ipynb #fc47b7a3
+# %% ../nbs/43_diagnose.ipynb #d2ea8915
 class ClassPair(NamedTuple):
     "Two classes that are hard to tell apart."
     first:int      # Smaller label
@@ -137,10 +139,10 @@ class ClassPair(NamedTuple):
     cosine:float   # Of the class means, centred at the mean of all class means
     confused:float # Share of the samples of both nearer to the other's centre, the sample itself left out
 
-# %% ../nbs/43_diagnose.ipynb #56c1eb1e
+# %% ../nbs/43_diagnose.ipynb #26bc0bd2
 def hardest_pairs(
-    z,           # Embeddings, (n, d), a tensor or an array
-    y,           # Integer labels, (n,)
+    z:'Tensor|ndarray', # Embeddings, (n, d)
+    y:'Tensor|ndarray', # Integer labels, (n,)
     top:int=10   # How many pairs of each kind, at most
 ) -> tuple[tuple, tuple, float]: # Pairs by cosine, largest first; pairs by confusion, largest first, without those never confused; leave-one-out accuracy
     "The closest pairs of classes by cosine of centred class means, and by leave-one-out confusion of the nearest centre."
@@ -159,7 +161,7 @@ def hardest_pairs(
     first = lambda score: score.argsort(descending=True, stable=True)[:top]
     return tuple(map(pair, first(cos))), tuple(pair(k) for k in first(share) if share[k]>0), acc
 
-# %% ../nbs/43_diagnose.ipynb #2755f202
+# %% ../nbs/43_diagnose.ipynb #1073f241
 def _mean_cosines(mu):
     "Cosines of class means, (C, C), centred at their mean; with a zero vector 0."
     m = mu-mu.mean(0)
@@ -167,6 +169,7 @@ def _mean_cosines(mu):
     u = m/r.masked_fill(r<=1e-7*mu.norm(dim=1).max(), float('inf'))
     return u@u.T
 
+# %% ../nbs/43_diagnose.ipynb #8de758ea
 def _pair_index(a, b, C): return a*(2*C-a-1)//2+b-a-1 # position of the pair a < b in `triu_indices(C, C, 1)`
 
 def _loo_confusion(z, inv, st, chunk=4096):
@@ -176,16 +179,18 @@ def _loo_confusion(z, inv, st, chunk=4096):
     keep = (st.counts>1)[inv] # the only sample of a class leaves no centre behind
     st.pairs # refuses labels in which every class has one sample
     bad,right = [],0
+    m = st.mu-st.mu.mean(0) # both centred, which keeps the digits of the squares
     for r,c in zip(z[keep].split(chunk), inv[keep].split(chunk)):
-        dist = torch.cdist(r, st.mu, compute_mode='donot_use_mm_for_euclid_dist')
-        own = dist.gather(1, c[:,None])*(n/(n-1))[c][:,None]
+        r = r-st.mu.mean(0)
+        dist = r.square().sum(1, keepdim=True)-2*r@m.T+m.square().sum(1)
+        own = dist.gather(1, c[:,None])*(n/(n-1)).square()[c][:,None]
         p = dist.scatter(1, c[:,None], own).argmin(1)
         right += int((p==c).sum())
         bad.append((torch.minimum(p, c)*C+torch.maximum(p, c))[p!=c])
     code,count = torch.unique(torch.cat(bad), return_counts=True)
     return count.double(), code, right/int(keep.sum())
 
-# %% ../nbs/43_diagnose.ipynb #b8707cb0
+# %% ../nbs/43_diagnose.ipynb #8541d034
 @dataclass(frozen=True, repr=False)
 class LabelFree:
     "The part of a `Diagnosis` that needs no labels. `None`: not defined."
@@ -203,7 +208,7 @@ class LabelFree:
     uniformity:float       # Of rows scaled to length 1
     uniformity_rows:int    # Rows that it was measured on: all, or a random part
 
-# %% ../nbs/43_diagnose.ipynb #6ab5c32c
+# %% ../nbs/43_diagnose.ipynb #ce0e6031
 @dataclass(frozen=True, repr=False)
 class Diagnosis(LabelFree):
     "What is known about a set of embeddings. `None`: not defined, or no labels."
@@ -222,10 +227,10 @@ class Diagnosis(LabelFree):
     def __repr__(self): return text_report(self)
     def _repr_html_(self): return f'<p><b>{escape(self.verdict)}</b></p>{_tables(self)}'
 
-# %% ../nbs/43_diagnose.ipynb #4aa36ba9
+# %% ../nbs/43_diagnose.ipynb #1a37cf68
 def diagnose(
-    z,                  # Embeddings, (n, d), n >= 2, a tensor or an array
-    y=None,             # Integer labels, (n,), if there are any
+    z:'Tensor|ndarray', # Embeddings, (n, d), n >= 2, a tensor or an array
+    y:'Tensor|ndarray|None'=None, # Integer labels, (n,), if there are any
     *,
     top:int=10,         # How many hard pairs of classes to list
     max_rows:int=10_000 # Uniformity takes O(n^2): beyond this many rows, a random part of them, the same each time
@@ -244,7 +249,7 @@ def diagnose(
         sp.effective_rank(share), sp.stable_rank(share), sp.rankme(z), sp.decay_exponent(lam), sp.uniformity(u[some.to(u.device)]), len(some))
     return base if y is None else replace(base, **_class_part(z, y, u, top))
 
-# %% ../nbs/43_diagnose.ipynb #0e84d4eb
+# %% ../nbs/43_diagnose.ipynb #559ec9a3
 def _unit_rows(z):
     "Rows scaled to length 1 (rows of zeros stay), how many are zero, and the root-mean-square length."
     import torch
@@ -253,6 +258,7 @@ def _unit_rows(z):
     r = z.norm(dim=1, keepdim=True)
     return torch.where(r>0, z/r, 0.), int((r==0).sum()), r.square().mean().sqrt().item()
 
+# %% ../nbs/43_diagnose.ipynb #d4484972
 def _class_part(z, y, u, top):
     "The fields of a `Diagnosis` that need labels."
     from torch.linalg import LinAlgError
@@ -267,7 +273,7 @@ def _class_part(z, y, u, top):
     if rho==0: return part
     return part|dict(centred=rep.zero_sum/rho, equal_length=(r.std(correction=0)/r.mean()).item(), equiangular=rep.equal_inner, width=rep.within_class_rms/rho)
 
-# %% ../nbs/43_diagnose.ipynb #af7e8a41
+# %% ../nbs/43_diagnose.ipynb #023359af
 limits:dict[str, float] = dict(spread=.01, collapsed=.5, full=.9, centred=.05, equal_length=.05, equiangular=.03, width=.2, near=2.)
 
 def verdict(
@@ -281,7 +287,7 @@ def verdict(
     can = min(rep.num_classes-1, dx.dim)
     return f'{alive}; class means use {rep.num_alive} of the {can} that {rep.num_classes} classes can: {_rank_word(rep.num_alive/can)}; {_nc_words(dx)}'
 
-# %% ../nbs/43_diagnose.ipynb #a254bf81
+# %% ../nbs/43_diagnose.ipynb #84a68751
 _nc_names = ('centred', 'equal_length', 'equiangular', 'width')
 
 def _rank_word(share): return 'dimensional collapse' if share<=limits['collapsed'] else 'no dimensional collapse' if share>=limits['full'] else 'partial dimensional collapse'
@@ -296,13 +302,13 @@ def _nc_words(dx):
     word = 'Neural Collapse' if all(v[k]<=limits[k] for k in _nc_names) else 'near Neural Collapse' if not over else f'not Neural Collapse (too far: {", ".join(over)})'
     return f"classes are centred to {v['centred']:.2f}, equal in length to {v['equal_length']:.2f}, equiangular to {v['equiangular']:.2f}, of width {v['width']:.2f}: {word}"
 
-# %% ../nbs/43_diagnose.ipynb #ef37f11b
+# %% ../nbs/43_diagnose.ipynb #12eee435
 def _plain(x):
     "A dataclass as plain values."
     d = {f.name: getattr(x, f.name) for f in fields(x)}
     return {k: v.as_dict() if k=='collapse' and v is not None else [p._asdict() for p in v] if k in ('closest', 'confused') else list(v) if isinstance(v, tuple) else v for k,v in d.items()}
 
-# %% ../nbs/43_diagnose.ipynb #d290f02d
+# %% ../nbs/43_diagnose.ipynb #7dea0ad9
 def _lines(dx):
     "(name, value) of the summary."
     num = lambda v: 'undefined' if v is None else f'{v:.4g}' if isinstance(v, float) else str(v)
@@ -316,10 +322,10 @@ def _lines(dx):
     one = [('one_sample', f'{len(rep.one_sample)} classes: left out of width and centre_acc')] if rep.one_sample else []
     return out+one+[(k, num(getattr(rep, k))) for k in ('zero_sum', 'unit_norm', 'equal_inner_max', 'within_class', 'nc1', 'nc2_norm', 'nc2_angle', 'etf_distance', 'lidar')]
 
-# %% ../nbs/43_diagnose.ipynb #16f69757
+# %% ../nbs/43_diagnose.ipynb #64179b7d
 def _pairs_rows(ps): return [(f'{p.first} / {p.second}', f'{p.cosine:.3f}', f'{p.confused:.3f}') for p in ps]
 
-# %% ../nbs/43_diagnose.ipynb #000d36b8
+# %% ../nbs/43_diagnose.ipynb #2c7616ee
 def text_report(
     dx:Diagnosis # A diagnosis
 ) -> str: # Lines for a terminal
@@ -329,7 +335,7 @@ def text_report(
         if ps: lines += ['', f'{title:20} cosine  confused', *(f'{a:20} {b:>6}  {c:>8}' for a,b,c in _pairs_rows(ps))]
     return '\n'.join(lines)
 
-# %% ../nbs/43_diagnose.ipynb #69983c18
+# %% ../nbs/43_diagnose.ipynb #e6729988
 def plot_diagnosis(
     dx:Diagnosis # A diagnosis
 ):
@@ -347,7 +353,7 @@ def plot_diagnosis(
         if any(v[0]>0 for _,v in curves): ax.legend()
     return fig
 
-# %% ../nbs/43_diagnose.ipynb #46cbcc01
+# %% ../nbs/43_diagnose.ipynb #8e514632
 _css = ('body{font:15px/1.5 system-ui,sans-serif;max-width:56em;margin:2em auto;padding:0 1em;color:#222}img{max-width:100%}'
     'table{border-collapse:collapse;font-size:13px;margin:.5em 0}td,th{padding:.2em .8em;text-align:left;border-bottom:1px solid #ddd}.verdict{font-size:18px;background:#eef3fc;padding:.6em .8em}')
 
@@ -364,7 +370,7 @@ def _limits_text():
     return (f"Limits: a direction is alive with 0.01 of the largest variance; dimensional collapse up to a share of {l['collapsed']:g} alive, none from {l['full']:g}; complete collapse below a spread of {l['spread']:g}; "
         f"Neural Collapse: {', '.join(f'{k} ≤ {l[k]:g}' for k in _nc_names)}; near it, {l['near']:g} times that.")
 
-# %% ../nbs/43_diagnose.ipynb #dc98e1d7
+# %% ../nbs/43_diagnose.ipynb #f9ed7e46
 def html_report(
     dx:Diagnosis,                     # A diagnosis
     title:str='Diagnosis of embeddings' # Title of the page
@@ -377,7 +383,7 @@ def html_report(
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{_css}</style>'
     return f'{head}<h1>{escape(title)}</h1><p class="verdict">{escape(dx.verdict)}</p>{img}{_tables(dx)}<p>{escape(_limits_text())}</p></html>'
 
-# %% ../nbs/43_diagnose.ipynb #05ab0b04
+# %% ../nbs/43_diagnose.ipynb #bc9d236f
 def write_diagnosis(
     dx:Diagnosis,            # A diagnosis
     out:str|Path,            # Folder; made if missing
@@ -400,14 +406,14 @@ def _check_out(out, overwrite):
     if (out/'diagnosis.json').exists() and not overwrite: _bad('out', 'a folder without a diagnosis, or overwrite', out)
     return out
 
-# %% ../nbs/43_diagnose.ipynb #a89ec455
+# %% ../nbs/43_diagnose.ipynb #13ac5ab9
 def _diagnose_file(file, labels, key, top):
     "Load and diagnose."
     top = as_number(top, 'top', int)
     z,y = load_embeddings(file, key, labels)
     return diagnose(z, y, top=top)
 
-# %% ../nbs/43_diagnose.ipynb #fdb15c5f
+# %% ../nbs/43_diagnose.ipynb #7fadb751
 @call_parse
 def hardcl_diagnose(
     file:str,               # Embeddings (n, d): .npy, .npz, .safetensors or .pt; arrays named z, embeddings, features, ... are found by themselves

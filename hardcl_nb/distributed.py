@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['gather_limit', 'simulate_ranks', 'distributed_loss', 'DistributedLoss']
 
-# %% ../nbs/18_distributed.ipynb #74f2fc79
+# %% ../nbs/18_distributed.ipynb #f575c18d
 import inspect, math
 from collections import namedtuple
 from collections.abc import Sequence
@@ -18,21 +18,22 @@ from torch import distributed as dist
 from .checks import check_choice, check_count, check_embeddings, check_labels, need
 from .losses import ContrastiveLoss, _check_options, _check_pairs, _class_sizes, _outer
 
-# %% ../nbs/18_distributed.ipynb #6c4a5b19
-_Block = namedtuple('_Block', 'x b y at') # centred rows, shifts, labels, places in the whole batch
+# %% ../nbs/18_distributed.ipynb #38f9cbe7
+_Block = namedtuple('_Block', 'x b y at') # centred rows, shifts, labels, place of the first in the whole batch
 
 def _pieces(z, y, start, c, o):
     "The rows of one rank in pieces of `chunk`."
     x = z.to(c.dtype)-c
-    block = x, x@c/o.tau, y, torch.arange(start, start+len(y), device=y.device)
-    return [_Block(*p) for p in zip(*(t.split(o.chunk) for t in block))] if len(y) else []
+    parts = zip(*(t.split(o.chunk) for t in (x, x@c/o.tau, y)), range(start, start+len(y), o.chunk))
+    return [_Block(*p) for p in parts]
 
 def _tile(I, J, o):
     "Similarities of rows I and J without their shifts; which are no negatives; which are positives."
-    same, itself = I.y[:,None]==J.y, I.at[:,None]==J.at
-    return (I.x/o.tau)@J.x.T, (same if o.supervised else itself), same & ~itself
+    same = I.y[:,None]==J.y
+    pos = same.clone().fill_diagonal_(False) if I.at==J.at else same # two pieces are one and the same, or disjoint
+    return (I.x/o.tau)@J.x.T, (same if o.supervised else same^pos), pos
 
-# %% ../nbs/18_distributed.ipynb #bdd97fcf
+# %% ../nbs/18_distributed.ipynb #16d1fd5b
 def _first(I, J, R, o):
     "Take a tile into the running maximum and the sums Σ e^{βu}, Σ e^{(1+β)u}, u = s - m, of the rows I."
     T,drop,_ = _tile(I, J, o)
@@ -46,7 +47,7 @@ def _first(I, J, R, o):
 
 def _low(x): return torch.finfo(x.dtype).min/4 # below everything, and still a number
 
-# %% ../nbs/18_distributed.ipynb #dd07e5af
+# %% ../nbs/18_distributed.ipynb #1ead1ad1
 def _pull(x, alpha):
     "Slope of log(α + e^x)."
     return torch.ones_like(x) if alpha==0 else (x-math.log(alpha)).sigmoid_()
@@ -58,7 +59,7 @@ def _second(I, J, R, o):
     R[:,4] += (_pull(x, o.alpha)*pos).sum(1)*R[:,5]
     return ((_outer(x, o.alpha)*pos).sum(1)*R[:,5]).sum()
 
-# %% ../nbs/18_distributed.ipynb #31a84655
+# %% ../nbs/18_distributed.ipynb #1c23892e
 def _slopes(s, drop, pos, R, o):
     "M = dL/ds of a tile whose rows have the numbers R."
     m,l0,a,log_q,G,k = R.T[:,:,None]
@@ -74,7 +75,7 @@ def _third(I, J, RI, RJ, c, o):
     N = _slopes(T.T+I.b, drop.T, pos.T, RJ, o).T
     return (M+N)@J.x+N.sum(1, keepdim=True)*c # the entries of a row of M sum to 0: there c drops out
 
-# %% ../nbs/18_distributed.ipynb #fa1497bc
+# %% ../nbs/18_distributed.ipynb #e5c2769f
 def _tour(z, me, n, cols, do):
     "Call do(r, rows of rank r) for every rank r: from the gathered columns, or round the ring."
     if cols is not None:
@@ -87,7 +88,7 @@ def _tour(z, me, n, cols, do):
         do(r, block)
         if not last: block = wait()
 
-# %% ../nbs/18_distributed.ipynb #f85ddb6a
+# %% ../nbs/18_distributed.ipynb #3e0e69e8
 _dtypes = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 def _check_how(o):
@@ -105,7 +106,7 @@ def _check_own(z, y, o):
     need(z.dtype in _dtypes, 'z', f'dtype {z.dtype}', 'float64, float32, bfloat16 or float16', TypeError)
     check_labels(y, len(z), device=z.device)
 
-# %% ../nbs/18_distributed.ipynb #f062bc6a
+# %% ../nbs/18_distributed.ipynb #cefbfa0b
 def _ranks(r): return f"rank{'s' if len(r)>1 else ''} {', '.join(map(str, r[:8]))}{', …' if len(r)>8 else ''}"
 
 def _same(values, arg, what):
@@ -114,7 +115,7 @@ def _same(values, arg, what):
     for r,v in enumerate(values): who.setdefault(v, []).append(r)
     need(len(who)==1, arg, '; '.join(f'{v} on {_ranks(r)}' for v,r in who.items()), f'the same {what} on every rank')
 
-# %% ../nbs/18_distributed.ipynb #a47cb263
+# %% ../nbs/18_distributed.ipynb #e48788e3
 def _agree(z, y, o, grad):
     "Refuse on every rank what any rank refuses; returns the ranks' sizes, and whether any of them wants a gradient."
     error, facts = None, [0, 0, 0, 0]
@@ -135,7 +136,7 @@ def _agree(z, y, o, grad):
     need(sum(told[0])>1, 'z', f'{sum(told[0])} row(s) on all ranks together', 'at least 2 rows')
     return told[0], any(told[3])
 
-# %% ../nbs/18_distributed.ipynb #dfdba369
+# %% ../nbs/18_distributed.ipynb #c4e8c1ee
 def _rank(z, y, me, o, grad):
     "What one rank does: yields (operation, tensor, sizes), is sent what the others said, and ends with its result."
     n,grad = yield from _agree(z, y, o, grad)
@@ -153,9 +154,9 @@ def _rank(z, y, me, o, grad):
     loss = sum((yield 'gather', loss.reshape(1), None))[0]
     yield 'end', (loss, (dz*(scale/o.tau)).to(z.dtype) if grad else None), None
 
-gather_limit:int = 2**28 # bytes of all columns together above which they go round a ring
+# %% ../nbs/18_distributed.ipynb #58d173ed
+gather_limit:int = 2**28 # bytes
 
-# %% ../nbs/18_distributed.ipynb #bf1274de
 def _rows(size, own, o, acc):
     "The six numbers of the own rows, as far as the labels give them."
     R = torch.zeros(len(own), 6, dtype=acc, device=own.device)
@@ -164,6 +165,7 @@ def _rows(size, own, o, acc):
     R[:,5] = (own>1)/((own-1).clamp(min=1)*(size>1).sum().to(acc))
     return R
 
+# %% ../nbs/18_distributed.ipynb #22491497
 def _sweeps(z, me, n, cols, R, pieces, c, o, grad):
     "The three sweeps; returns the own part of the loss, and τ dL/dz of the own rows."
     loss, dz = R.new_zeros(()), R.new_zeros(z.shape)
@@ -183,7 +185,7 @@ def _sweeps(z, me, n, cols, R, pieces, c, o, grad):
         yield from _tour(z, me, n, cols, third)
     return loss, dz
 
-# %% ../nbs/18_distributed.ipynb #1cb6c67c
+# %% ../nbs/18_distributed.ipynb #6a343e69
 def _simulate(programs):
     "Run the programs of all ranks in step; returns their results, and the bytes that each received by operation."
     size, heard, received = len(programs), [None]*len(programs), [{} for _ in programs]
@@ -198,7 +200,7 @@ def _simulate(programs):
             most = words[r-1].nbytes if op=='shift' else (size-1)*max(x.nbytes for x in words) # gathered tensors are padded to the longest
             received[r][op] = received[r].get(op, 0)+most
 
-# %% ../nbs/18_distributed.ipynb #f22a6cef
+# %% ../nbs/18_distributed.ipynb #e57316cd
 def _options(given):
     "All options of the loss, those not given at their defaults."
     known = {k: p.default for k,p in inspect.signature(distributed_loss).parameters.items() if p.default is not p.empty and k!='group'}
@@ -206,7 +208,7 @@ def _options(given):
     need(not odd, 'options', ', '.join(odd), 'options of distributed_loss: '+', '.join(known), TypeError)
     return SimpleNamespace(**{**known, **given})
 
-# %% ../nbs/18_distributed.ipynb #fd7b0cda
+# %% ../nbs/18_distributed.ipynb #d99115fd
 def simulate_ranks(
     zs:Sequence[Tensor], # Embeddings of each rank, (n_r, d)
     ys:Sequence[Tensor], # Labels of each rank, (n_r,)
@@ -218,7 +220,7 @@ def simulate_ranks(
     with torch.no_grad(): ends, received = _simulate([_rank(z, y, r, o, True) for r,(z,y) in enumerate(zip(zs, ys))])
     return SimpleNamespace(loss=[l for l,_ in ends], grad=[g for _,g in ends], received=received)
 
-# %% ../nbs/18_distributed.ipynb #f4a03291
+# %% ../nbs/18_distributed.ipynb #724de548
 def _device(group): return torch.device('cuda', torch.cuda.current_device()) if dist.get_backend(group)=='nccl' else torch.device('cpu')
 
 def _gather(x, n, group):
@@ -230,6 +232,7 @@ def _gather(x, n, group):
     dist.all_gather_into_tensor(out.view(torch.uint8), pad.view(torch.uint8), group=group)
     return [b[:k].to(x.device) for b,k in zip(out.split(max(n)), n)]
 
+# %% ../nbs/18_distributed.ipynb #d98c2a0c
 def _shift(x, n, group):
     "Send `x` to the next rank and begin to receive `n` rows from the one before; returns what waits for them."
     me,size,dev = dist.get_rank(group), dist.get_world_size(group), _device(group)
@@ -242,7 +245,7 @@ def _shift(x, n, group):
         return out.to(x.device)
     return wait
 
-# %% ../nbs/18_distributed.ipynb #b4c17f82
+# %% ../nbs/18_distributed.ipynb #3246f542
 def _carry(program, group):
     "Run a rank's program and carry its words through torch.distributed."
     heard = None
@@ -252,7 +255,7 @@ def _carry(program, group):
         if op=='say': dist.all_gather_object(heard := [None]*dist.get_world_size(group), x, group=group)
         else: heard = (_gather if op=='gather' else _shift)(x, n, group)
 
-# %% ../nbs/18_distributed.ipynb #8ff5da73
+# %% ../nbs/18_distributed.ipynb #8a52ae57
 class _Formed(torch.autograd.Function):
     "A loss whose gradient comes with it."
     @staticmethod
@@ -272,7 +275,20 @@ class _Once(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g): raise RuntimeError('distributed_loss: expected one derivative, got a call for the second, which is not available')
 
-# %% ../nbs/18_distributed.ipynb #6b27d1a4
+# %% ../nbs/18_distributed.ipynb #1da10120
+def _run(z, y, o, group):
+    "Run this rank's program: through torch.distributed where it is up, else alone."
+    up = dist.is_available() and dist.is_initialized()
+    me = dist.get_rank(group) if up else 0
+    need(me>=0, 'group', 'a group without this process', 'a process group that it belongs to')
+    grad = isinstance(z, Tensor) and z.requires_grad and torch.is_grad_enabled()
+    def run(z):
+        program = _rank(z, y, me, o, grad)
+        with torch.no_grad(), torch.autocast(y.device.type if isinstance(y, Tensor) else 'cpu', enabled=False):
+            return _carry(program, group) if up else _simulate([program])[0][0]
+    return _Formed.apply(z, run) if grad else run(z)[0]
+
+# %% ../nbs/18_distributed.ipynb #b31e7840
 def distributed_loss(
     z:Tensor,              # Embeddings of this rank, (n_r, d); ranks may differ in n_r, which may be 0
     y:Tensor,              # Their labels, (n_r,): classes, or image ids where views are stacked
@@ -291,18 +307,10 @@ def distributed_loss(
     group:object|None=None # Process group; all processes, if None; this process alone, if torch.distributed is not up
 ) -> Tensor: # The loss of the whole batch, the same on every rank
     "`contrastive_loss` of the batches of all ranks together; every rank must call it."
-    o = _options({k: v for k,v in locals().items() if k not in ('z', 'y', 'group')})
-    up = dist.is_available() and dist.is_initialized()
-    me = dist.get_rank(group) if up else 0
-    need(me>=0, 'group', 'a group without this process', 'a process group that it belongs to')
-    def run(z):
-        program = _rank(z, y, me, o, grad)
-        with torch.no_grad(), torch.autocast(y.device.type if isinstance(y, Tensor) else 'cpu', enabled=False):
-            return _carry(program, group) if up else _simulate([program])[0][0]
-    grad = isinstance(z, Tensor) and z.requires_grad and torch.is_grad_enabled()
-    return _Formed.apply(z, run) if grad else run(z)[0]
+    o = {k: v for k,v in locals().items() if k not in ('z', 'y', 'group')}
+    return _run(z, y, _options(o), group)
 
-# %% ../nbs/18_distributed.ipynb #0e9c4cbd
+# %% ../nbs/18_distributed.ipynb #bee2ccee
 class DistributedLoss(nn.Module):
     "A `ContrastiveLoss` over the batches of all ranks, called as loss(z, y)."
     def __init__(self,

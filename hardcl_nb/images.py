@@ -7,7 +7,7 @@ __all__ = ['torchvision_sets', 'tiny_url', 'tiny_sha256', 'ImageData', 'check_sh
            'load_torchvision', 'safe_extract', 'load_tinyimagenet', 'load_images', 'to_float', 'pixel_stats', 'Pixels',
            'hold_out', 'm_per_class_batches', 'balanced_batches', 'image_stream']
 
-# %% ../nbs/40_images.ipynb #673e84cc
+# %% ../nbs/40_images.ipynb #d29bceb1
 import hashlib, os, shutil, stat, zipfile, zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from torch import nn, Tensor
 from .checks import need, check_choice, check_count, check_labels, check_number
 from .data import Data
 
-# %% ../nbs/40_images.ipynb #e11add3f
+# %% ../nbs/40_images.ipynb #81ba40a8
 @dataclass(frozen=True)
 class ImageData:
     "A labelled image set as bytes, split into a training and a test part; the fields of `Data`, and names of the classes."
@@ -44,7 +44,7 @@ class ImageData:
     def __repr__(self):
         return f'ImageData({self.name!r}: {len(self.train_x)} + {len(self.test_x)} images of shape {tuple(self.train_x.shape[1:])}, {self.num_classes} classes)'
 
-# %% ../nbs/40_images.ipynb #3885266d
+# %% ../nbs/40_images.ipynb #0e10e491
 def _check_part(part, x, y, num_classes):
     "Check images and labels of one part."
     need(isinstance(x, Tensor), part+'_x', type(x).__name__, 'a torch tensor of images', TypeError)
@@ -54,7 +54,7 @@ def _check_part(part, x, y, num_classes):
     low,high = int(y.min()),int(y.max())
     need(low>=0 and high<num_classes, part+'_y', f'labels from {low} to {high}', f'labels in 0..{num_classes-1}')
 
-# %% ../nbs/40_images.ipynb #65817c8e
+# %% ../nbs/40_images.ipynb #f1869779
 def check_sha256(
     path:str|Path,  # The file
     sha256:str      # What its SHA-256 must be, 64 hexadecimal digits
@@ -66,7 +66,7 @@ def check_sha256(
     need(got==sha256.lower(), 'data', f'{got}: {path.name} is damaged or another version', f'SHA-256 {sha256}')
     return path
 
-# %% ../nbs/40_images.ipynb #4c4770c2
+# %% ../nbs/40_images.ipynb #7e84be2b
 def _read_npz(path, keys):
     "The arrays of an npz file; those in `keys` must be there."
     try:
@@ -78,7 +78,7 @@ def _read_npz(path, keys):
     need(all(k in found for k in keys), 'data', ', '.join(found) or 'none', f'arrays {", ".join(keys)} in {path.name}')
     return arrays
 
-# %% ../nbs/40_images.ipynb #439a91a1
+# %% ../nbs/40_images.ipynb #a9e146cf
 def _pixels(a, key):
     "Images of an archive as (n, c, h, w)."
     need(a.dtype==np.uint8, key, f'dtype {a.dtype}', 'uint8 images', TypeError)
@@ -92,7 +92,7 @@ def _labels(a, key):
     need(a.ndim==1 or a.ndim==2 and a.shape[1]==1, key, f'shape {a.shape}', 'shape (n,) or (n, 1): one label for each image')
     return torch.from_numpy(a.reshape(-1).astype(np.int64))
 
-# %% ../nbs/40_images.ipynb #0a57f59b
+# %% ../nbs/40_images.ipynb #4649ea30
 def load_npz(
     path:str|Path,        # An .npz file with train_images, train_labels, test_images, test_labels
     part:str='test',      # The part to judge on: 'test', or 'val' where the file has one
@@ -107,9 +107,9 @@ def load_npz(
     a = _read_npz(path, keys)
     x,y,tx,ty = (f(a[k], k) for k,f in zip(keys, (_pixels, _labels)*2))
     classes = tuple(map(str, a.get('classes', ())))
-    return ImageData(path.stem, x, y, tx, ty, len(classes) or max(1, *y.tolist())+1, classes)
+    return ImageData(path.stem, x, y, tx, ty, len(classes) or max([1, *y.tolist()])+1, classes)
 
-# %% ../nbs/40_images.ipynb #49560077
+# %% ../nbs/40_images.ipynb #10813f15
 def save_npz(
     data:ImageData,  # The image set
     path:str|Path    # File to write, ending in .npz
@@ -124,7 +124,7 @@ def save_npz(
     with open(f'{path}.part', 'wb') as f: np.savez(f, **arrays)
     os.replace(f'{path}.part', path)
 
-# %% ../nbs/40_images.ipynb #99191a48
+# %% ../nbs/40_images.ipynb #ea9e75a4
 _suffixes = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
 
 def _read_image(file):
@@ -136,7 +136,7 @@ def _read_image(file):
             return np.asarray(im.convert('L' if im.mode in ('L', '1') else 'RGB'))
     except (OSError, SyntaxError) as e: raise ValueError(f'data: expected an image, got a damaged or unknown file {file}: {e}') from None
 
-# %% ../nbs/40_images.ipynb #86d44f99
+# %% ../nbs/40_images.ipynb #5cdb1a22
 def _read_images(files):
     "Images of one size as uint8 (n, c, h, w); grey ones become RGB where others are."
     ims = [_read_image(f) for f in files]
@@ -156,7 +156,7 @@ def _read_classes(root, classes):
     lists = [_files_of(root/c) for c in classes]
     return _read_images(sum(lists, [])), torch.arange(len(classes)).repeat_interleave(torch.tensor([len(l) for l in lists]))
 
-# %% ../nbs/40_images.ipynb #62cce3dd
+# %% ../nbs/40_images.ipynb #30d9dbe0
 def _class_names(root):
     "Names of the class folders."
     names = tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith('.')))
@@ -166,16 +166,17 @@ def _class_names(root):
 def _stratified(y, share, seed):
     "Which samples to hold out: a share of each class, at least one, never all."
     check_number(share, 'share', 0, .9, strict=True)
-    counts = torch.bincount(y.cpu())
+    device,y = y.device,y.cpu()
+    counts = torch.bincount(y)
     need(int(counts[counts>0].min())>=2, 'share', f'a class with {int(counts[counts>0].min())}', 'at least two samples in each class, one for each side')
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(check_count(seed, 'seed', 0)))
     out = torch.zeros(len(y), dtype=torch.bool)
-    for c in y.unique().cpu():
-        mine = order[y.cpu()[order]==c]
+    for c in y.unique():
+        mine = order[y[order]==c]
         out[mine[:min(len(mine)-1, max(1, round(share*len(mine))))]] = True
-    return out.to(y.device)
+    return out.to(device)
 
-# %% ../nbs/40_images.ipynb #f8e55db6
+# %% ../nbs/40_images.ipynb #5305c2f1
 def load_folder(
     path:str|Path,       # Folder of class folders, or of train and test (or val) with class folders in each
     test_size:float=.2,  # Share of each class kept for testing where there is no test folder
@@ -195,7 +196,7 @@ def load_folder(
     (x,y),(tx,ty) = _read_classes(path/'train', names), _read_classes(held, theirs)
     return ImageData(path.name, x, y, tx, torch.tensor([names.index(c) for c in theirs])[ty], len(names), names)
 
-# %% ../nbs/40_images.ipynb #e453cb40
+# %% ../nbs/40_images.ipynb #16a47c88
 torchvision_sets:dict[str, str] = {'cifar10': 'CIFAR10', 'cifar100': 'CIFAR100', 'stl10': 'STL10'}
 
 def load_torchvision(
@@ -215,7 +216,7 @@ def load_torchvision(
     (x,y,classes),(tx,ty,_) = part('train'),part('test')
     return ImageData(name, x, y, tx, ty, len(classes), classes)
 
-# %% ../nbs/40_images.ipynb #ee5c71cb
+# %% ../nbs/40_images.ipynb #bab5568c
 def _check_entry(info):
     "Refuse an entry of a zip that could leave its folder."
     p = PurePosixPath(info.filename)
@@ -224,7 +225,7 @@ def _check_entry(info):
     kind = stat.S_IFMT(info.external_attr>>16)
     need(kind in (0, stat.S_IFREG, stat.S_IFDIR), 'zip', repr(info.filename), 'files and folders only (no links)')
 
-# %% ../nbs/40_images.ipynb #8b64e699
+# %% ../nbs/40_images.ipynb #15d86d45
 def safe_extract(
     path:str|Path,       # The zip
     folder:str|Path,     # Where its entries go
@@ -241,13 +242,12 @@ def safe_extract(
             need(total<=limit, 'zip', f'{total} bytes', f'at most {limit} bytes when extracted')
             tops = sorted({PurePosixPath(i.filename).parts[0] for i in infos})
             for t in tops: need(not (folder/t).exists(), 'zip', f'{t}, which is there already', f'entries that are new in {folder}', FileExistsError)
-            shutil.rmtree(part, ignore_errors=True)
             z.extractall(part)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as e: raise ValueError(f'zip: expected a sound archive, got {path.name}: {e}') from None
-    for t in tops: os.replace(part/t, folder/t)
-    shutil.rmtree(part)
+        for t in tops: os.replace(part/t, folder/t)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as e: raise ValueError(f'zip: expected a sound archive, got {path.name}: {e}') from None
+    finally: shutil.rmtree(part, ignore_errors=True)
 
-# %% ../nbs/40_images.ipynb #42bb9ac6
+# %% ../nbs/40_images.ipynb #a13f4737
 tiny_url:str = 'http://cs231n.stanford.edu/tiny-imagenet-200.zip'
 tiny_sha256:str = '6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821'
 
@@ -271,14 +271,14 @@ def load_tinyimagenet(
     tx = _read_images([folder/'val/images'/f for f,_ in rows])
     return ImageData('tinyimagenet', x, y, tx, torch.tensor([names.index(c) for _,c in rows]), len(names), names)
 
-# %% ../nbs/40_images.ipynb #9cd06b0e
+# %% ../nbs/40_images.ipynb #56f17c88
 def _fetch(url, path, sha256):
     "Download with a bar; the file appears only when complete and right."
     path.parent.mkdir(parents=True, exist_ok=True)
     try: torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=True)
     except RuntimeError as e: raise ValueError(f'data: expected SHA-256 {sha256} from {url}: {e}') from None
 
-# %% ../nbs/40_images.ipynb #385ba7d4
+# %% ../nbs/40_images.ipynb #f61955bf
 def load_images(
     data:str,             # A set's name (cifar10, cifar100, stl10, tinyimagenet), an .npz file, or a folder
     root:str|Path='data', # Folder that holds the files of named sets
@@ -291,7 +291,7 @@ def load_images(
     need(Path(data).is_dir(), 'data', repr(str(data)), f'one of {", ".join(torchvision_sets)}, tinyimagenet, an .npz file or a folder of class folders')
     return load_folder(data)
 
-# %% ../nbs/40_images.ipynb #f7be7707
+# %% ../nbs/40_images.ipynb #05455ef0
 def to_float(
     x:Tensor # Images: bytes, or floats in [0, 1]
 ) -> Tensor: # Floats in [0, 1] on the same device; floats are left as they are
@@ -304,12 +304,13 @@ def pixel_stats(
 ) -> tuple[Tensor, Tensor]: # Mean and standard deviation of each channel, in [0, 1], (c,) each
     "Mean and standard deviation of each channel, over all images and pixels."
     levels = torch.arange(256, dtype=torch.float64)/255
-    share = torch.stack([torch.bincount(c.flatten().long(), minlength=256).cpu().double() for c in x.unbind(1)])
-    share = share/share.sum(1, keepdim=True)
+    counts = sum(torch.stack([torch.bincount(c.flatten().long(), minlength=256) for c in part.unbind(1)]) for part in x.split(4096))
+    counts = counts.cpu().double()
+    share = counts/counts.sum(1, keepdim=True)
     mean = share@levels
     return mean.float(), (share@levels**2-mean**2).clamp(min=0).sqrt().float()
 
-# %% ../nbs/40_images.ipynb #e9b04d6a
+# %% ../nbs/40_images.ipynb #36e9c8ca
 class Pixels(nn.Module):
     "First layer of a network on images: bytes or floats in [0, 1] to normalised floats."
     def __init__(self,
@@ -321,7 +322,7 @@ class Pixels(nn.Module):
         for k,v in (('mean', mean), ('std', std)): self.register_buffer(k, torch.as_tensor(v, dtype=torch.float32).view(-1, 1, 1))
     def forward(self, x:Tensor) -> Tensor: return (to_float(x)-self.mean)/self.std
 
-# %% ../nbs/40_images.ipynb #67f07874
+# %% ../nbs/40_images.ipynb #4570b952
 def hold_out(
     data:Data|ImageData,  # The full data set
     share:float=.1,       # Share of each class held out, at least one sample
@@ -332,7 +333,7 @@ def hold_out(
     x,y = data.train_x,data.train_y
     return replace(data, train_x=x[~out], train_y=y[~out], test_x=x[out], test_y=y[out])
 
-# %% ../nbs/40_images.ipynb #65cbc693
+# %% ../nbs/40_images.ipynb #e24fceed
 def m_per_class_batches(
     y:Tensor,                  # Labels, (n,)
     classes:int,               # Classes in a batch
@@ -354,7 +355,7 @@ def m_per_class_batches(
             yield torch.cat([left[c].pop() for c in chosen])
     return batches()
 
-# %% ../nbs/40_images.ipynb #ad9f3eb1
+# %% ../nbs/40_images.ipynb #35a10782
 def balanced_batches(
     y:Tensor,                  # Labels, (n,)
     per_class:int,             # Samples of each class
@@ -363,13 +364,13 @@ def balanced_batches(
     "Batches with the same number from every class that occurs in `y`, for ever."
     return m_per_class_batches(y, len(y.unique()), per_class, generator)
 
-# %% ../nbs/40_images.ipynb #b231bcff
+# %% ../nbs/40_images.ipynb #f4323035
 def _square(im, size):
     "The middle square of an image, `size` pixels wide, as bytes (3, size, size)."
     from torchvision.transforms.v2 import functional as F
     return F.pil_to_tensor(F.center_crop(F.resize(im, [size], antialias=True), [size, size]))
 
-# %% ../nbs/40_images.ipynb #b4c8796b
+# %% ../nbs/40_images.ipynb #4c6e8bee
 def image_stream(
     path:str|Path,     # Folder of class folders
     batch_size:int,    # Images in a batch

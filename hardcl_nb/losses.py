@@ -107,8 +107,10 @@ def contrastive_loss(
     check_embeddings(z, min_rows=2, finite=validate)
     size = _class_sizes(y := check_labels(y, len(z), device=z.device))
     if validate: _check_pairs(size, supervised)
+    wide = z.dtype==torch.float64 or tau<.05 and z.device.type!='mps' # a device without float64
     with torch.autocast(z.device.type, enabled=False):
-        loss = _exact(z if z.dtype==torch.float64 else z.float(), y, size, beta, supervised, detach, alpha, q, tau, tau_plus)
+        loss = _exact(z.double() if wide else z.float(), y, size, beta, supervised, detach, alpha, q, tau, tau_plus)
+    if z.dtype!=torch.float64: loss = loss.float()
     return loss.sum()/(size>1).sum() if reduction=='mean' else loss.masked_fill(size==1, math.nan)
 
 # %% ../nbs/11_losses.ipynb #9308f90b

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['predict_knn', 'LinearProbe', 'linear_probe', 'split_embed', 'evaluate_features', 't_interval', 'seed_intervals']
 
-# %% ../nbs/42_probes.ipynb #60037242
+# %% ../nbs/42_probes.ipynb #e35ee5fa
 import math, warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from .checks import check_count, check_embeddings, check_labels, check_number, n
 from .evaluation import accuracy, centre_accuracy
 from .spectrum import effective_rank, spectrum
 
-# %% ../nbs/42_probes.ipynb #e0fa39ef
+# %% ../nbs/42_probes.ipynb #b16378c8
 def predict_knn(
     z:Tensor,              # Training embeddings, (n, d)
     y:Tensor,              # Their labels, (n,), on the same device
@@ -35,7 +35,7 @@ def predict_knn(
     votes = [_votes(q@z.T, which, k, t, len(classes)) for q in test_z.to(z.dtype).split(check_count(chunk, 'chunk'))]
     return classes[torch.cat(votes).argmax(1)]
 
-# %% ../nbs/42_probes.ipynb #7d2b479c
+# %% ../nbs/42_probes.ipynb #28de9f8d
 def _unit_rows(z, arg):
     "Rows scaled to length 1; rows of zeros stay. Half precision becomes single."
     z = check_embeddings(z, arg).detach()
@@ -49,7 +49,7 @@ def _votes(s, which, k, t, num_classes):
     w = ((s-s[:,:1])/t).exp()
     return w.new_zeros(len(s), num_classes).scatter_add_(1, which[i], w)
 
-# %% ../nbs/42_probes.ipynb #4a7d2eff
+# %% ../nbs/42_probes.ipynb #177cc45a
 @dataclass(frozen=True)
 class LinearProbe:
     "The outcome of a linear probe."
@@ -58,7 +58,7 @@ class LinearProbe:
     tried:dict[float,float] # Inverse penalty -> accuracy on the held-out part
     converged:bool          # Did the last fit converge?
 
-# %% ../nbs/42_probes.ipynb #27ffd919
+# %% ../nbs/42_probes.ipynb #e768b992
 def _fit(x, y, strength, max_iter, start=None):
     "Standardise and fit; (scaler, classifier, converged)."
     from sklearn.exceptions import ConvergenceWarning
@@ -73,7 +73,7 @@ def _fit(x, y, strength, max_iter, start=None):
 
 def _score(fit, x, y): return float(fit[1].score(fit[0].transform(x), y))
 
-# %% ../nbs/42_probes.ipynb #424bb1bf
+# %% ../nbs/42_probes.ipynb #68b4751a
 def linear_probe(
     z:Tensor,       # Training features, (n, d)
     y:Tensor,       # Their labels, (n,)
@@ -97,7 +97,7 @@ def linear_probe(
     fit = _fit(x, y, best, max_iter)
     return LinearProbe(_score(fit, tx, ty), best, tried, fit[2])
 
-# %% ../nbs/42_probes.ipynb #0bc82a31
+# %% ../nbs/42_probes.ipynb #03d1e554
 def _probe_input(z, y, test_z, test_y, held_out):
     "Check features and labels; as NumPy arrays on the CPU, in single precision at least."
     as_np = lambda t: (t.float() if t.dtype.itemsize<4 else t).detach().cpu().numpy()
@@ -108,11 +108,13 @@ def _probe_input(z, y, test_z, test_y, held_out):
     classes,counts = np.unique(y, return_counts=True)
     need(len(classes)>1, 'y', '1 class', 'at least 2 classes')
     need(counts.min()>1, 'y', f'one sample of class {classes[counts.argmin()]}', 'at least 2 samples of each class')
+    unseen = np.setdiff1d(ty, classes)
+    need(not len(unseen), 'test_y', f"class {', '.join(map(str, unseen[:10]))}, which no training sample has", 'classes of y')
     size = math.ceil(held_out*len(y))
     need(len(classes)<=size<=len(y)-len(classes), 'held_out', f'{held_out:g}, which is {size} of {len(y)} samples', f'a share with a place for each of the {len(classes)} classes on both sides')
     return as_np(z), y, as_np(test_z), ty
 
-# %% ../nbs/42_probes.ipynb #ddece925
+# %% ../nbs/42_probes.ipynb #9892e3d2
 @torch.no_grad()
 def split_embed(
     encoder:nn.Module,     # Maps inputs to (n, d)
@@ -131,7 +133,7 @@ def split_embed(
     need(len(seen)>0, 'head', 'a part that the encoder does not call', 'a part that it calls')
     return torch.cat(seen), after
 
-# %% ../nbs/42_probes.ipynb #60353259
+# %% ../nbs/42_probes.ipynb #13e561ba
 def evaluate_features(
     features:dict[str, tuple[Tensor, Tensor]], # Name -> (training features (n, d), test features (m, d)), as 'before' and 'after'
     y:Tensor,               # Training labels, (n,), integers 0..C-1, each present
@@ -153,7 +155,7 @@ def evaluate_features(
         rec |= {f'{name}_linear': lin.test_acc, f'{name}_strength': lin.strength, f'{name}_converged': lin.converged}
     return rec
 
-# %% ../nbs/42_probes.ipynb #d6072239
+# %% ../nbs/42_probes.ipynb #cae5bdf5
 def t_interval(
     values:Sequence[float],  # One number per seed, at least two
     level:float=.95          # Probability to cover the mean, in (0, 1)
@@ -166,7 +168,7 @@ def t_interval(
     half = float(stdtrit(len(v)-1, .5+level/2)*v.std(ddof=1)/math.sqrt(len(v)))
     return float(v.mean()), float(v.mean())-half, float(v.mean())+half
 
-# %% ../nbs/42_probes.ipynb #7ece8c04
+# %% ../nbs/42_probes.ipynb #87deaf90
 def seed_intervals(
     records:Sequence[dict], # One record per seed, as from `evaluate_features`
     level:float=.95         # As in `t_interval`

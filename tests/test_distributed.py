@@ -91,6 +91,12 @@ def process(rank, path):
         torch.save(r, f'{path}/{world}_{rank}.pt')
         dist.destroy_process_group()
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    "Threads that wait for each other make tiles of 32 rows slow where cores are few."
+    n = torch.get_num_threads()
+    torch.set_num_threads(1); yield; torch.set_num_threads(n)
+
 @pytest.fixture(scope='module')
 def ranks(tmp_path_factory):
     path = tmp_path_factory.mktemp('ranks')

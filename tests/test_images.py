@@ -1,4 +1,4 @@
-import io, pickle, stat, zipfile
+import pickle, stat, zipfile
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
@@ -129,7 +129,7 @@ def test_links_bombs_and_damage_are_refused(tmp_path):
     raw = bytearray(evil(tmp_path/'z.zip', 'b').read_bytes()); raw[raw.index(b'fine.txt')+8] ^= 1
     (tmp_path/'z.zip').write_bytes(raw)
     with pytest.raises(ValueError, match='expected a sound archive, got z.zip'): safe_extract(tmp_path/'z.zip', tmp_path/'in')
-    assert not (tmp_path/'in/fine.txt').exists()
+    assert not list((tmp_path/'in').iterdir())
     safe_extract(evil(tmp_path/'z.zip', 'sub/b'), tmp_path/'in')
     assert sorted(p.name for p in (tmp_path/'in').iterdir())==['fine.txt', 'sub']
 

@@ -109,6 +109,7 @@ def test_probe_does_not_see_the_held_out_part_when_it_standardises():
     (dict(y=torch.where(torch.arange(80)==4, 9, y0)), ValueError, 'one sample of class 9'),
     (dict(test_y=y0[1:]), ValueError, 'test_y: expected 80 labels'),
     (dict(test_z=z0[:,1:]), ValueError, 'test_z: expected 5 columns'),
+    (dict(test_y=y0+2), ValueError, 'test_y: expected classes of y, got class 3, 4, which no training sample has'),
     (dict(z=z0/0), ValueError, 'z: expected finite embeddings'),
 ])
 def test_probe_refuses(change, err, says):
