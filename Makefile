@@ -34,8 +34,8 @@ readme: .venv/.ready ## Write README.md from nbs/index.ipynb
 refresh: .venv/.ready ## Run all notebooks and store their outputs
 	@$(py) .ci/refresh.py
 
-bench: .venv/.ready ## Time the loss against its alternatives
-	@$(py) benchmarks/losses.py
+bench: .venv/.ready ## Time what is claimed to be fast; see benchmarks/
+	@for f in benchmarks/*.py; do $(py) $$f; done
 
 clean: ## Remove what the commands above made, but for runs/
 	@rm -rf .venv _docs _proc build dist .pytest_cache .hypothesis nbs/nbdev.yml *.egg-info

@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['anchors', 'contrastive_loss', 'ContrastiveLoss', 'SCL', 'HSCL', 'UCL', 'HUCL']
 
-# %% ../nbs/11_losses.ipynb #f9052a92
+# %% ../nbs/11_losses.ipynb #96f49bf0
 import inspect, math
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 from .checks import check_choice, check_embeddings, check_labels, check_number, need
 
-# %% ../nbs/11_losses.ipynb #3b3edbcd
+# %% ../nbs/11_losses.ipynb #d0575db8
 def _class_sizes(y):
     "How many samples share each sample's label, itself included, (n,)."
     v = y.sort().values
     return torch.searchsorted(v, y, right=True)-torch.searchsorted(v, y)
 
-# %% ../nbs/11_losses.ipynb #84f28f15
+# %% ../nbs/11_losses.ipynb #7dd4b199
 def anchors(
     y:Tensor # Labels, (n,)
 ) -> Tensor: # True where a sample has a positive, (n,)
@@ -26,7 +26,7 @@ def anchors(
     need(isinstance(y, Tensor), 'y', type(y).__name__, 'a torch tensor of integer labels', TypeError)
     return _class_sizes(check_labels(y, y.numel()))>1
 
-# %% ../nbs/11_losses.ipynb #bd015ebc
+# %% ../nbs/11_losses.ipynb #960068b0
 def _tilted_lse(s, drop, beta, detach):
     "A_i = log Σ_j w_ij exp(s_ij) over the entries that are not `drop`ped, (n, 1); w = softmax of β s over them."
     with torch.no_grad(): m = s.masked_fill(drop, -math.inf).amax(1, keepdim=True)
@@ -38,14 +38,14 @@ def _tilted_lse(s, drop, beta, detach):
     e = torch.expm1((u-a).masked_fill(drop, 0.))
     return m+a+(log_w.exp()*e).sum(1, keepdim=True).log1p()
 
-# %% ../nbs/11_losses.ipynb #3df7f193
+# %% ../nbs/11_losses.ipynb #51776382
 def _outer(x, alpha):
     "log(α + e^x)."
     if alpha==0: return x
     if alpha==1: return F.softplus(x, threshold=50)
     return F.softplus(x-math.log(alpha), threshold=50)+math.log(alpha)
 
-# %% ../nbs/11_losses.ipynb #8fa7486e
+# %% ../nbs/11_losses.ipynb #5a468302
 def _debias(x, floor, tau_plus):
     "log of (e^x - τ⁺)/(1 - τ⁺), at least `floor`."
     a = x-math.log(tau_plus)
@@ -54,7 +54,7 @@ def _debias(x, floor, tau_plus):
     g = a+(-torch.expm1(-a)).log()+math.log(tau_plus/(1-tau_plus))
     return torch.where(ok, torch.maximum(g, floor), floor)
 
-# %% ../nbs/11_losses.ipynb #2b864f1d
+# %% ../nbs/11_losses.ipynb #b7186b3b
 def _exact(z, y, size, beta, supervised, detach, alpha, q, tau, tau_plus):
     "Loss of each sample as an anchor, (n,); 0 where it has no positive."
     same = y[:,None]==y
@@ -68,8 +68,8 @@ def _exact(z, y, size, beta, supervised, detach, alpha, q, tau, tau_plus):
     pos = same.clone().fill_diagonal_(False)
     return (_outer(x, alpha)*pos).sum(1)/(size-1).clamp(min=1)
 
-# %% ../nbs/11_losses.ipynb #a5fa543c
-def _check_options(beta, supervised, detach, alpha, q, tau, tau_plus, reduction, validate):
+# %% ../nbs/11_losses.ipynb #6552bb11
+def _check_options(beta, supervised, detach, alpha, q, tau, tau_plus, reduction, validate, engine='auto'):
     "Refuse options outside their range."
     check_number(beta, 'beta', low=0)
     check_number(alpha, 'alpha', low=0)
@@ -78,16 +78,18 @@ def _check_options(beta, supervised, detach, alpha, q, tau, tau_plus, reduction,
     check_number(tau, 'tau', low=0, strict=True)
     need(check_number(tau_plus, 'tau_plus', low=0)<1, 'tau_plus', tau_plus, 'a class prior in [0, 1)')
     check_choice(reduction, 'reduction', ('mean', 'none'))
+    check_choice(engine, 'engine', ('auto', 'plain', 'tiled'))
+    need(engine!='tiled' or not tau_plus, 'engine', "'tiled' with tau_plus > 0", "'plain' or 'auto' where negatives are debiased")
     for x,arg in [(supervised, 'supervised'), (detach, 'detach'), (validate, 'validate')]: check_choice(x, arg, (True, False))
 
-# %% ../nbs/11_losses.ipynb #aa209227
+# %% ../nbs/11_losses.ipynb #d683ce03
 def _check_pairs(size, supervised):
     "Refuse a batch without a positive pair, or without a negative."
     n = len(size)
     need(int(size.max())>1, 'y', f'{n} labels, all different', 'a label that occurs twice (else there is no positive pair)')
     need(not supervised or int(size.min())<n, 'y', f'{n} labels, all equal', 'at least two labels (else there is no negative for supervised=True)')
 
-# %% ../nbs/11_losses.ipynb #c489f1d9
+# %% ../nbs/11_losses.ipynb #08b00a63
 def contrastive_loss(
     z:Tensor,             # Embeddings, (n, d)
     y:Tensor,             # Labels, (n,): classes, or image ids where views are stacked
@@ -100,20 +102,24 @@ def contrastive_loss(
     tau:float=1.,         # Temperature, > 0; divides all similarities, also under β
     tau_plus:float=0.,    # Class prior of debiased negatives, in [0, 1); 0 is off
     reduction:str='mean', # 'mean' over anchors; 'none' gives (n,), NaN where there is no positive
-    validate:bool=True    # Look at the values too? (on a GPU this waits for the device)
+    validate:bool=True,   # Look at the values too? (on a GPU this waits for the device)
+    engine:str='auto'     # 'plain': this page's form; 'tiled': in linear memory; 'auto': whichever pays
 ) -> Tensor: # Loss, scalar or (n,); float64 for float64 embeddings, else float32
     "The exact contrastive loss of a batch: all positive pairs, all negatives, tilted by exp(βs) (Jiang et al. 2023)."
-    _check_options(beta, supervised, detach, alpha, q, tau, tau_plus, reduction, validate)
+    _check_options(beta, supervised, detach, alpha, q, tau, tau_plus, reduction, validate, engine)
     check_embeddings(z, min_rows=2, finite=validate)
     size = _class_sizes(y := check_labels(y, len(z), device=z.device))
     if validate: _check_pairs(size, supervised)
+    if engine=='tiled' or engine=='auto' and validate and not tau_plus and len(z)>=1024:
+        from hardcl_nb.engine import tiled_loss
+        return tiled_loss(z, y, beta=beta, supervised=supervised, detach=detach, alpha=alpha, q=q, tau=tau, reduction=reduction)
     wide = z.dtype==torch.float64 or tau<.05 and z.device.type!='mps' # a device without float64
     with torch.autocast(z.device.type, enabled=False):
         loss = _exact(z.double() if wide else z.float(), y, size, beta, supervised, detach, alpha, q, tau, tau_plus)
     if z.dtype!=torch.float64: loss = loss.float()
     return loss.sum()/(size>1).sum() if reduction=='mean' else loss.masked_fill(size==1, math.nan)
 
-# %% ../nbs/11_losses.ipynb #9308f90b
+# %% ../nbs/11_losses.ipynb #8320bda3
 class ContrastiveLoss(nn.Module):
     "`contrastive_loss` with its options kept, called as loss(z, y)."
     def __init__(self,
@@ -134,7 +140,7 @@ class ContrastiveLoss(nn.Module):
 
     def extra_repr(self): return ', '.join(f'{k}={v!r}' for k,v in {'beta':self.beta, 'supervised':self.supervised, **self.options}.items())
 
-# %% ../nbs/11_losses.ipynb #6054364d
+# %% ../nbs/11_losses.ipynb #4679f3bd
 class SCL(ContrastiveLoss):
     "Supervised contrastive loss: negatives from the other classes, all alike."
     def __init__(self, **options): super().__init__(beta=0., supervised=True, **options)

@@ -1,5 +1,5 @@
 "The loss of the whole batch between real gloo processes, and in the simulated world: values, gradients, bad input, memory."
-import math, weakref
+import gc, math, weakref
 from datetime import timedelta
 import pytest, torch
 from torch import distributed as dist, multiprocessing as mp, nn
@@ -89,6 +89,7 @@ def process(rank, path):
         z,y = batch(world)
         r = job(rank, world, z.split(sizes[world])[rank], y.split(sizes[world])[rank])
         torch.save(r, f'{path}/{world}_{rank}.pt')
+        gc.collect() # DDP holds the group in a cycle; left to the end of the interpreter, it may abort the process
         dist.destroy_process_group()
 
 @pytest.fixture(autouse=True)
