@@ -52,6 +52,14 @@ def _no_main():
     try: yield
     finally: sys.modules['__main__'] = main
 
+def _context():
+    "Worker processes that share what they import, where the system can do that; fresh ones elsewhere."
+    from multiprocessing import get_all_start_methods, get_context
+    if 'forkserver' not in get_all_start_methods(): return get_context('spawn')
+    ctx = get_context('forkserver')
+    ctx.set_forkserver_preload(['hardcl_nb.runs'])
+    return ctx
+
 # %% ../nbs/40_compare.ipynb #f587d1c2
 def run_all(
     cfgs:list,              # Settings of the runs
@@ -63,12 +71,11 @@ def run_all(
 ) -> None:
     "Train all runs of a comparison, several at a time."
     from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
     from tqdm import tqdm
     from hardcl_nb.compare import _one # not from the main program, when this module is run as one
     jobs = [(asdict(c), str(out), overwrite) for c in cfgs]
     n = min(workers or min(os.cpu_count() or 1, 8), len(jobs))
-    with ProcessPoolExecutor(n, mp_context=get_context('spawn')) as pool:
+    with ProcessPoolExecutor(n, mp_context=_context()) as pool:
         with _no_main(): done = pool.map(_one, jobs)
         try:
             for _ in tqdm(done, total=len(jobs), desc='runs', unit='run', disable=not progress, dynamic_ncols=True): pass
