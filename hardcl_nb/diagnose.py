@@ -11,9 +11,14 @@ import base64, io, json, warnings
 from dataclasses import asdict, dataclass, fields, replace
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from fastcore.script import call_parse
 from .cli import as_number, one_line_errors
+
+# %% ../nbs/30_diagnose.ipynb #e33881d9
+if TYPE_CHECKING: # for type checkers alone: the command line must not wait for these
+    from numpy import ndarray
+    from torch import Tensor
 
 # %% ../nbs/30_diagnose.ipynb #8f5a6425
 _suffixes = ('.npy', '.npz', '.safetensors', '.pt', '.pth', '.txt')
