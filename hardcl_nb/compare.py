@@ -33,6 +33,13 @@ def grid(
     return [RunConfig(data=d, method=m, beta=float(b), norm=n, seed=s, **settings) for d in data for n in norms for m,b in pairs for s in seeds]
 
 # %% ../nbs/40_compare.ipynb #28ad122d
+def _fits(job):
+    "Refuse batches larger than a data set; in a worker, so that the main process holds no data."
+    from hardcl_nb.data import load_data
+    name,batch_size = job
+    n = len(load_data(name).train_x)
+    if batch_size>n: raise ValueError(f'batch_size: expected at most {n}, the number of training samples, got {batch_size}')
+
 def _one(job):
     "One run in a worker process, on one core."
     import torch
@@ -72,11 +79,13 @@ def run_all(
     "Train all runs of a comparison, several at a time."
     from concurrent.futures import ProcessPoolExecutor
     from tqdm import tqdm
-    from hardcl_nb.compare import _one # not from the main program, when this module is run as one
+    from hardcl_nb.compare import _fits, _one # not from the main program, when this module is run as one
     jobs = [(asdict(c), str(out), overwrite) for c in cfgs]
     n = min(workers or min(os.cpu_count() or 1, 8), len(jobs))
     with ProcessPoolExecutor(n, mp_context=_context()) as pool:
-        with _no_main(): done = pool.map(_one, jobs)
+        with _no_main():
+            list(pool.map(_fits, {c.data: c.batch_size for c in cfgs}.items()))
+            done = pool.map(_one, jobs)
         try:
             for _ in tqdm(done, total=len(jobs), desc='runs', unit='run', disable=not progress, dynamic_ncols=True): pass
         except BaseException: pool.shutdown(cancel_futures=True); raise
@@ -106,10 +115,6 @@ _intro = ('Final numbers: mean over seeds ± one standard deviation. NC: do all 
 def _compare(cfgs, out, workers, overwrite):
     "Check, train, collect, report."
     from hardcl_nb.report import standard_figures, text_table, write_report
-    from hardcl_nb.data import load_data
-    for c in {c.data: c for c in cfgs}.values():
-        n = len(load_data(c.data).train_x)
-        if c.batch_size>n: raise ValueError(f'batch_size: expected at most {n}, the number of training samples, got {c.batch_size}')
     run_all(cfgs, out, workers=workers, overwrite=overwrite)
     rows,spectra = collect(out)
     write_report(out, rows, standard_figures(rows, spectra), 'Hard negatives: a comparison', _intro)
