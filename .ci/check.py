@@ -37,7 +37,7 @@ def notebook(path):
 def main(prefixes):
     if not prefixes:
         unchanged('nbdev_clean', 'from nbdev.clean import nbdev_clean; nbdev_clean()')
-        unchanged('nbdev_export', 'from nbdev.export import nb_export; from nbdev.doclinks import nbdev_export; nbdev_export()')
+        unchanged('nbdev_export', 'from nbdev.doclinks import nbdev_export; nbdev_export()')
     nbs = [p for p in sorted(root.glob('nbs/*.ipynb')) if not prefixes or p.name.startswith(tuple(prefixes))]
     with ThreadPoolExecutor(max(1, min(os.cpu_count() or 1, 8))) as pool: bad = [b for b in pool.map(notebook, nbs) if b]
     if bad: sys.exit('\n'.join(bad))

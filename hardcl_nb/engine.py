@@ -89,6 +89,7 @@ def _tiled(z, y, cols, y_cols, own, weight, beta, supervised, detach, alpha, q, 
     zc -= zc.mean(0)
     npos = hi-lo-((own>=lo)&(own<hi)).to(lo)
     nneg = len(zc)-(hi-lo) if supervised else len(zc)-(own>=0).to(lo)
+    need(bool((nneg>0).all()), 'y_cols', f'none for {int((nneg<1).sum())} of {len(y)} anchors', 'at least one negative for each anchor')
     scale = torch.ones(len(y), dtype=work, device=z.device) if weight is None else weight.detach()[by_row].to(work)
     scale = torch.where(npos>0, scale, 0.)
     loss, dr, dc = torch.empty_like(scale), torch.empty_like(zr) if grad else None, torch.zeros_like(zc) if grad else None

@@ -38,7 +38,7 @@ def test_small_dim_is_allowed_with_a_warning(tmp_path):
     r = sh('cli', '--dim', '5', '--steps', '2', '--out', 'x', cwd=tmp_path)
     assert r.returncode==0 and 'hardcl_train: warning: dim: 5 is below C-1 = 9' in r.stderr and 'Theorem' in r.stderr
 
-def test_ctrl_c_keeps_what_was_done_and_resume_finishes(tmp_path):
+def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(tmp_path):
     args = [sys.executable, '-m', 'hardcl_nb.cli', '--steps', '4000', '--eval_every', '20', '--out', str(tmp_path/'x')]
     p = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for _ in range(600):

@@ -66,6 +66,7 @@ def test_small_temperatures_are_exact(beta):
     (dict(y_cols=torch.zeros(3, dtype=torch.long)), ValueError, 'y_cols: expected 4 labels'),
     (dict(weight=torch.ones(3)), ValueError, 'weight: expected 4 weights'),
     (dict(own=torch.ones(4)), TypeError, 'own: expected'),
+    (dict(y_cols=torch.zeros(4, dtype=torch.long)), ValueError, 'got none for 2 of 4 anchors'),
     (dict(beta=-1.), ValueError, 'beta: expected')])
 def test_bad_input_is_named(kw, err, msg):
     z, y = torch.eye(4), torch.tensor([0,0,1,1])
