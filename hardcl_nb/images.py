@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['torchvision_sets', 'tiny_url', 'tiny_sha256', 'ImageData', 'check_sha256', 'load_npz', 'save_npz', 'load_folder',
-           'load_torchvision', 'safe_extract', 'load_tinyimagenet', 'load_images', 'to_float', 'pixel_stats', 'Pixels',
-           'hold_out', 'm_per_class_batches', 'balanced_batches', 'image_stream']
+           'load_torchvision', 'safe_extract', 'load_tinyimagenet', 'load_images', 'load_dataset', 'take_classes',
+           'to_float', 'pixel_stats', 'Pixels', 'hold_out', 'm_per_class_batches', 'balanced_batches', 'image_stream']
 
-# %% ../nbs/21_images.ipynb #2ea2df43
+# %% ../nbs/21_images.ipynb #969969cc
 import hashlib, os, shutil, stat, zipfile, zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np, torch
 from torch import nn, Tensor
 from .checks import need, check_choice, check_count, check_labels, check_number
-from .data import Data
+from .data import Data, datasets, load_data
 
 # %% ../nbs/21_images.ipynb #58e745a3
 @dataclass(frozen=True)
@@ -290,6 +290,28 @@ def load_images(
     if str(data).endswith('.npz'): return load_npz(data)
     need(Path(data).is_dir(), 'data', repr(str(data)), f'one of {", ".join(torchvision_sets)}, tinyimagenet, an .npz file or a folder of class folders')
     return load_folder(data)
+
+# %% ../nbs/21_images.ipynb #dba8161e
+def load_dataset(
+    data:str,             # digits or latent100, or what `load_images` takes
+    root:str|Path='data', # Folder that holds the files of named sets
+    download:bool=False,  # Fetch a named image set if it is missing
+    classes:int|None=None # Keep the first so many classes only, >= 2; all if None
+) -> Data|ImageData: # On the CPU
+    "Load any data set by its name or path."
+    d = load_data(data) if data in datasets else load_images(data, root, download)
+    return d if classes is None else take_classes(d, classes)
+
+def take_classes(
+    data:Data|ImageData, # The data set
+    k:int                # Classes to keep, 2 <= k <= C
+) -> Data|ImageData: # The same kind, labels 0..k-1
+    "The part of a data set with the labels 0..k-1."
+    need(check_count(k, 'classes', 2)<=data.num_classes, 'classes', k, f'at most {data.num_classes}, the number of classes of {data.name}')
+    parts = {p: (getattr(data, p+'_y')<k) for p in ('train', 'test')}
+    kept = {f'{p}_{a}': getattr(data, f'{p}_{a}')[m] for p,m in parts.items() for a in 'xy'}
+    names = {'classes': data.classes[:k]} if getattr(data, 'classes', ()) else {}
+    return replace(data, num_classes=k, **kept, **names)
 
 # %% ../nbs/21_images.ipynb #dec87385
 def to_float(
