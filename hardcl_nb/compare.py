@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['grid', 'run_all', 'collect', 'hardcl_compare']
 
-# %% ../nbs/40_compare.ipynb #0a117af5
-import json, os, sys
+# %% ../nbs/40_compare.ipynb #62822214
+import json, os, signal, sys, warnings
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
-from fastcore.script import call_parse
-from .cli import as_list, as_number, one_line_errors
+from .cli import one_line_errors
+from .config import OptionParser, RunConfig, as_list, as_number, data_name, places, run_name, settings, typed
 
-# %% ../nbs/40_compare.ipynb #46e4a99a
+# %% ../nbs/40_compare.ipynb #a442e179
 def grid(
     data:list[str],     # Data sets
     methods:list[str],  # Methods
@@ -24,28 +25,30 @@ def grid(
     **settings          # Other settings of `RunConfig`, the same for all runs
 ) -> list: # A `RunConfig` for each run
     "The runs of a comparison; each one different from all others."
-    from hardcl_nb.runs import RunConfig
     pairs = []
     for m in methods:
         hard = str(m).startswith('h')
         pairs += [(m, b) for b in betas if b!=0 or m[1:] not in methods] if hard else [(m, 0.)]
     if not pairs: raise ValueError(f'betas: expected a hardness > 0 for {methods}, got {betas}')
-    return [RunConfig(data=d, method=m, beta=float(b), norm=n, seed=s, **settings) for d in data for n in norms for m,b in pairs for s in seeds]
+    cfgs = [RunConfig(data=d, method=m, beta=float(b), norm=n, seed=s, **settings) for d in data for n in norms for m,b in pairs for s in seeds]
+    names = [run_name(c) for c in cfgs]
+    twice = next((n for n in names if names.count(n)>1), None)
+    if twice: raise ValueError(f'data: expected data sets with different names, got {", ".join(data)}, two of which would be {twice}')
+    return cfgs
 
-# %% ../nbs/40_compare.ipynb #28ad122d
-def _fits(job):
-    "Refuse batches larger than a data set; in a worker, so that the main process holds no data."
-    from hardcl_nb.data import load_data
-    name,batch_size = job
-    n = len(load_data(name).train_x)
-    if batch_size>n: raise ValueError(f'batch_size: expected at most {n}, the number of training samples, got {batch_size}')
+# %% ../nbs/40_compare.ipynb #f86624e2
+def _fits(settings):
+    "Refuse what does not fit a data set; in a worker, so that the main process holds no data."
+    from hardcl_nb.build import build_data, build_run
+    cfg,data,_ = build_data(RunConfig(**settings))
+    build_run(cfg, data, fresh=False)
 
 def _one(job):
     "One run in a worker process, on one core."
     import torch
-    from hardcl_nb.runs import RunConfig, run, run_name
-    settings,out,overwrite = job
-    torch.set_num_threads(1)
+    from hardcl_nb.runs import run
+    settings,out,overwrite,threads = job
+    torch.set_num_threads(threads)
     cfg = RunConfig(**settings)
     run(cfg, Path(out)/'runs'/run_name(cfg), resume=not overwrite, overwrite=overwrite)
     return run_name(cfg)
@@ -67,12 +70,27 @@ def _context():
     ctx.set_forkserver_preload(['hardcl_nb.runs'])
     return ctx
 
-# %% ../nbs/40_compare.ipynb #f587d1c2
+# %% ../nbs/40_compare.ipynb #6c7fedb6
+@contextmanager
+def _terminable(pool):
+    "Hand SIGTERM on to the workers of a pool in a `with` block."
+    def hand_on(signum, frame):
+        for p in list((pool._processes or {}).values()): p.terminate()
+        e = KeyboardInterrupt('stopped by SIGTERM'); e.signum = signum
+        raise e
+    try: before = signal.signal(signal.SIGTERM, hand_on)
+    except ValueError: before = None # not in the main thread
+    try: yield
+    finally:
+        if before is not None: signal.signal(signal.SIGTERM, before)
+
+# %% ../nbs/40_compare.ipynb #cf9de8ee
 def run_all(
     cfgs:list,              # Settings of the runs
     out:str|Path,           # Folder of the comparison; each run has a folder under `runs/` in it
     *,
     workers:int=0,          # Processes; 0 for one per core, at most 8
+    threads:int=1,          # Threads of each; 0 shares the cores among the workers. Sums are rounded differently with another number
     overwrite:bool=False,   # Train again what is there already; otherwise finished runs are kept and unfinished ones go on
     progress:bool=True      # Show a bar over the runs
 ) -> None:
@@ -80,79 +98,122 @@ def run_all(
     from concurrent.futures import ProcessPoolExecutor
     from tqdm import tqdm
     from hardcl_nb.compare import _fits, _one # not from the main program, when this module is run as one
-    jobs = [(asdict(c), str(out), overwrite) for c in cfgs]
-    n = min(workers or min(os.cpu_count() or 1, 8), len(jobs))
-    with ProcessPoolExecutor(n, mp_context=_context()) as pool:
+    n = min(workers or min(os.cpu_count() or 1, 8), len(cfgs))
+    jobs = [(asdict(c), str(out), overwrite, threads or max(1, (os.cpu_count() or 1)//n)) for c in cfgs]
+    with ProcessPoolExecutor(n, mp_context=_context()) as pool, _terminable(pool):
         with _no_main():
-            list(pool.map(_fits, {c.data: c.batch_size for c in cfgs}.items()))
+            list(pool.map(_fits, {c.data: asdict(c) for c in cfgs}.values()))
             done = pool.map(_one, jobs)
         try:
             for _ in tqdm(done, total=len(jobs), desc='runs', unit='run', disable=not progress, dynamic_ncols=True): pass
         except BaseException: pool.shutdown(cancel_futures=True); raise
 
-# %% ../nbs/40_compare.ipynb #0894fc94
+# %% ../nbs/40_compare.ipynb #9c6dacc6
+_keys = ('data', 'norm', 'method', 'beta', 'seed')
+
+def _folders(out, overlay):
+    "The run folders of a comparison, and of other folders to lay over it: runs, or comparisons."
+    _check_overlay(overlay)
+    for f in (Path(out), *map(Path, overlay)):
+        yield from [f] if (f/'config.json').is_file() else sorted(p for p in (f/'runs').iterdir() if (p/'config.json').is_file())
+
+def _check_overlay(overlay):
+    "Refuse folders without runs."
+    for o in overlay:
+        if not ((Path(o)/'config.json').is_file() or (Path(o)/'runs').is_dir()): raise ValueError(f'overlay: expected folders of runs or comparisons, got {o}')
+
+def _read_run(folder):
+    "Settings, metrics and last spectrum of a run; None if it is not finished."
+    from hardcl_nb.runs import read_csv
+    c = json.loads((folder/'config.json').read_text(encoding='utf-8'))['config']
+    rows = read_csv(folder/'metrics.csv')
+    if not rows or rows[-1]['step']!=c['steps']: return None
+    keys = {**{k: c[k] for k in _keys}, 'data': data_name(c['data'])}
+    return c, rows, [{**keys, **r} for r in read_csv(folder/'spectrum.csv') if r['step']==c['steps']]
+
+# %% ../nbs/40_compare.ipynb #58d71c20
 def collect(
-    out:str|Path    # Folder of the comparison
+    out:str|Path,              # Folder of the comparison
+    overlay:Sequence[str|Path]=() # Folders of other runs or comparisons
 ) -> tuple[list[dict], list[dict]]: # Rows of metrics, rows of final spectra
     "Read all finished runs of a comparison, and write `metrics.csv` and `spectra.csv`."
-    from hardcl_nb.runs import columns, read_csv, write_csv
-    rows,spectra = [],[]
-    for folder in sorted((Path(out)/'runs').iterdir()):
-        c = json.loads((folder/'config.json').read_text(encoding='utf-8'))['config']
-        mine = read_csv(folder/'metrics.csv')
-        if not mine or mine[-1]['step']!=c['steps']: continue
-        rows += mine
-        keys = {k: c[k] for k in ('data', 'norm', 'method', 'beta', 'seed')}
-        spectra += [{**keys, **r} for r in read_csv(folder/'spectrum.csv') if r['step']==c['steps']]
+    from hardcl_nb.runs import columns, write_csv
+    rows,spectra,seen,odd = [],[],{},set()
+    for folder in _folders(out, overlay):
+        if (got := _read_run(folder)) is None: continue
+        c,mine,sv = got
+        key = tuple(c[k] for k in _keys)
+        if key in seen: raise ValueError(f'overlay: expected runs that differ in {", ".join(_keys)}, got {folder} and {seen[key][0]}')
+        first = next(iter(seen.values()), (None, c))[1]
+        odd |= {k for k in c if k not in (*_keys, *places) and c[k]!=first.get(k)}
+        seen[key] = folder,c
+        rows += mine; spectra += sv
+    if odd: warnings.warn(f"the runs differ in {', '.join(sorted(odd))} too")
     write_csv(Path(out)/'metrics.csv', rows, columns)
     write_csv(Path(out)/'spectra.csv', spectra)
     return rows, spectra
 
-# %% ../nbs/40_compare.ipynb #c1027906
+# %% ../nbs/40_compare.ipynb #ab287168
 _intro = ('Final numbers: mean over seeds ± one standard deviation. NC: do all seeds reach Neural Collapse, by zero-sum ≤ 0.05, unit-norm ≤ 0.01 and equal-inner ≤ 0.03? '
-    'Gap: loss minus the provable lower bound on a class-balanced probe; it does not exist without normalisation.')
+    'Gap: loss minus the provable lower bound on a class-balanced probe; it does not exist without normalisation. '
+    'Validation samples are held out of the training part; the test part is used once, at the end of each run.')
 
-def _compare(cfgs, out, workers, overwrite):
+def _compare(cfgs, out, workers, threads, overwrite, overlay):
     "Check, train, collect, report."
     from hardcl_nb.report import standard_figures, text_table, write_report
-    run_all(cfgs, out, workers=workers, overwrite=overwrite)
-    rows,spectra = collect(out)
+    _check_overlay(overlay)
+    run_all(cfgs, out, workers=workers, threads=threads, overwrite=overwrite)
+    rows,spectra = collect(out, overlay)
     write_report(out, rows, standard_figures(rows, spectra), 'Hard negatives: a comparison', _intro)
     print(text_table(rows))
-    print(f'{len({tuple(r[k] for k in ("data", "norm", "method", "beta", "seed")) for r in rows})} runs; open {out}/report.html')
+    print(f'{len({tuple(r[k] for k in _keys) for r in rows})} runs; open {out}/report.html')
 
-# %% ../nbs/40_compare.ipynb #6b5ae97c
-def _check_folder(out, workers, resume, overwrite):
+# %% ../nbs/40_compare.ipynb #5925e5b7
+def _check_folder(out, workers, threads, resume, overwrite):
     "Refuse a folder that is not fit for a comparison."
-    if workers<0: raise ValueError(f'workers: expected a whole number >= 0, got {workers}')
+    for k,v in (('workers', workers), ('threads', threads)):
+        if v<0: raise ValueError(f'{k}: expected a whole number >= 0, got {v}')
     if resume and overwrite: raise ValueError('resume: expected one of resume and overwrite, got both')
     if out.exists() and not out.is_dir(): raise ValueError(f'out: expected a folder, got {out}, a file')
     if ((out/'runs').exists() or (out/'config.json').exists()) and not (resume or overwrite):
         raise ValueError(f'out: expected a new folder, or --resume or --overwrite, got {out}, which already holds a run')
 
-# %% ../nbs/40_compare.ipynb #08b0f64b
-@call_parse
+# %% ../nbs/40_compare.ipynb #f7426200
+_lists = {'data': ('digits', 'Data sets, comma-separated: digits, latent100, cifar10, cifar100, stl10, tinyimagenet, .npz files, folders of class folders'),
+    'methods': ('scl,hscl,ucl,hucl', 'Losses, comma-separated: scl, hscl (negatives from other classes), ucl, hucl (from everywhere)'),
+    'betas': ('0,2,5,10,30', 'Hardnesses, comma-separated; scl and ucl stand for 0'),
+    'norms': ('ball', 'Normalisations, comma-separated: ball, sphere, none'),
+    'seeds': ('0', 'Seeds, comma-separated; with several, means and spreads are shown')}
+
+def _parser():
+    "The options of the program."
+    p = OptionParser('hardcl_compare', description=hardcl_compare.__doc__, allow_abbrev=False)
+    p.add_argument('--config', metavar='FILE', help='JSON file with settings; the flags below win over it')
+    for k,(default,text) in _lists.items(): p.add_argument(f'--{k}', metavar='LIST', default='', help=f'{text} (default: {default})')
+    p.add_argument('--out', metavar='FOLDER', default='runs/compare', help='Folder: metrics.csv, spectra.csv, report.html, figures with their CSV, and a folder for each run (default: runs/compare)')
+    p.add_argument('--overlay', metavar='LIST', default='', help='Folders of other runs or comparisons to show too, comma-separated')
+    p.add_argument('--workers', metavar='INT', default='0', help='Runs at a time; 0 for one per core, at most 8')
+    p.add_argument('--threads', metavar='INT', default='1', help='Threads of each run; 0 shares the cores among the workers (default: 1)')
+    p.add_argument('--resume', action='store_true', help='Keep finished runs in --out, go on with unfinished ones, add new ones')
+    p.add_argument('--overwrite', action='store_true', help='Train everything again')
+    p.add_fields(RunConfig, skip=_keys)
+    return p
+
+# %% ../nbs/40_compare.ipynb #31e78e25
 def hardcl_compare(
-    data:str='digits',               # Data sets, comma-separated: digits, latent100
-    methods:str='scl,hscl,ucl,hucl', # Losses, comma-separated: scl, hscl (negatives from other classes), ucl, hucl (from everywhere)
-    betas:str='0,2,5,10,30',         # Hardnesses, comma-separated; scl and ucl stand for 0
-    norms:str='ball',                # Normalisations, comma-separated: ball, sphere, none
-    seeds:str='0',                   # Seeds, comma-separated; with several, means and spreads are shown
-    out:str='runs/compare',          # Folder: metrics.csv, spectra.csv, report.html, figures, and a folder for each run
-    steps:int|str=400,               # Optimiser steps of each run
-    batch_size:int|str=256,          # Samples in a batch
-    lr:float|str=1e-3,               # Learning rate of Adam
-    dim:int|str|None=None,           # Dimension of the embeddings; number of classes - 1 if not given
-    eval_every:int|str=50,           # Steps between evaluations
-    workers:int|str=0,               # Runs at a time; 0 for one per core, at most 8
-    resume:bool=False,               # Keep finished runs in --out, go on with unfinished ones, add new ones
-    overwrite:bool=False             # Train everything again
+    args:Sequence[str]|None=None # Words of the command line; those of the shell if None
 ) -> None:
     "Compare losses, hardnesses, normalisations and seeds: a table, figures and a report."
-    with one_line_errors('hardcl_compare', f'Finished runs are in {out}; the same command with --resume goes on.'):
-        ints = dict(steps=steps, batch_size=batch_size, eval_every=eval_every, **({} if dim is None else {'dim': dim}))
-        ints = {k: as_number(v, k, int) for k,v in ints.items()}
-        lists = dict(data=as_list(data, 'data'), methods=as_list(methods, 'methods'), betas=as_list(betas, 'betas', float), norms=as_list(norms, 'norms'), seeds=as_list(seeds, 'seeds', int))
-        workers = as_number(workers, 'workers', int)
-        _check_folder(Path(out), workers, resume, overwrite)
-        _compare(grid(**lists, lr=as_number(lr, 'lr'), **ints), Path(out), workers, overwrite)
+    with one_line_errors('hardcl_compare', 'The same command with --resume goes on.'):
+        said = vars(_parser().parse_args(args))
+        out,resume,overwrite = Path(said.pop('out')), said.pop('resume'), said.pop('overwrite')
+        workers,threads = (as_number(said.pop(k), k, int) for k in ('workers', 'threads'))
+        overlay = as_list(o, 'overlay') if (o := said.pop('overlay')) else []
+        got = settings({k: v for k,v in said.items() if v!=''}, extra=list(_lists))
+        kinds = dict(betas=float, seeds=int)
+        lists = {k: as_list(got.pop(k, d), k, kinds.get(k, str)) for k,(d,_) in _lists.items()}
+        _check_folder(out, workers, threads, resume, overwrite)
+        _compare(grid(**lists, **typed(RunConfig, {k: v for k,v in got.items() if k not in _keys})), out, workers, threads, overwrite, overlay)
+
+# %% ../nbs/40_compare.ipynb #2c9be8a9
+if __name__=='__main__' and sys.argv[0].endswith('compare.py'): hardcl_compare()

@@ -30,7 +30,7 @@ def _read(path, arg):
     if not path.is_file(): _bad(arg, 'a file', f"{path}, {'a folder' if path.is_dir() else 'which does not exist'}")
     kind = path.suffix.lower()
     if kind not in _suffixes: _bad(arg, f'a file that ends in {", ".join(_suffixes)}', path)
-    try: return (_read_torch if kind in ('.pt', '.pth') else _read_safetensors if kind=='.safetensors' else _read_numpy)(path)
+    try: return (_read_numpy if kind in ('.npy', '.npz', '.txt') else _read_torch)(path)
     except MemoryError: raise
     except Exception as e: raise ValueError(f'{arg}: expected a readable {kind} file, got {path}: {_why(e)}') from None
 
@@ -57,19 +57,16 @@ def _read_numpy(path):
     return found
 
 # %% ../nbs/32_diagnose.ipynb #d54758f3
-def _read_safetensors(path):
-    from safetensors.torch import load_file
-    return load_file(path)
-
 def _read_torch(path):
-    "A tensor, a dictionary, or a pair (embeddings, labels)."
+    "Tensors of a .safetensors or .pt file; the latter holds a tensor, a dictionary, or a pair (embeddings, labels)."
     import torch
+    from safetensors.torch import load_file
+    if path.suffix.lower()=='.safetensors': return load_file(path)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # about old pickles; a file is read or refused
         t = torch.load(path, map_location='cpu', weights_only=True)
-    if isinstance(t, torch.Tensor): return {'': t}
-    if isinstance(t, (tuple, list)): t = dict(zip(('z', 'y'), t)) if len(t)==2 else {str(i): v for i,v in enumerate(t)}
-    if not isinstance(t, dict): return {'': type(t).__name__}
+    if isinstance(t, (tuple, list)): t = dict(zip(('z', 'y'), t)) if len(t)==2 else dict(enumerate(t))
+    if not isinstance(t, dict): t = {'': t}
     return {str(k): v if isinstance(v, torch.Tensor) else type(v).__name__ for k,v in t.items()}
 
 # %% ../nbs/32_diagnose.ipynb #f0f9fb71
@@ -154,14 +151,11 @@ def hardest_pairs(
     import torch
     from hardcl_nb.checks import check_count
     from hardcl_nb.spectrum import as_float64, class_stats, int_labels
-    st,z = class_stats(z, y), as_float64(z)
-    inv = torch.searchsorted(st.classes, int_labels(y).long().to(z.device))
-    C,top = len(st.classes), check_count(top, 'top')
-    if C<2: _bad('y', 'at least 2 classes', '1 class')
-    i,j = torch.triu_indices(C, C, 1, device=z.device)
-    cos,share = _mean_cosines(st.mu)[i,j], z.new_zeros(len(i))
-    wrong,code,acc = _loo_confusion(z, inv, st)
-    share[_pair_index(code//C, code%C, C)] = wrong/(st.counts[code//C]+st.counts[code%C])
+    st,z,top = class_stats(z, y), as_float64(z), check_count(top, 'top')
+    if len(st.mu)<2: _bad('y', 'at least 2 classes', '1 class')
+    wrong,acc = _loo_confusion(z, torch.searchsorted(st.classes, int_labels(y).long().to(z.device)), st)
+    i,j = torch.triu_indices(*wrong.shape, 1, device=z.device)
+    cos,share = _mean_cosines(st.mu)[i,j], (wrong+wrong.T)[i,j]/(st.counts[i]+st.counts[j])
     pair = lambda k: ClassPair(int(st.classes[i[k]]), int(st.classes[j[k]]), cos[k].item(), share[k].item())
     first = lambda score: score.argsort(descending=True, stable=True)[:top]
     return tuple(map(pair, first(cos))), tuple(pair(k) for k in first(share) if share[k]>0), acc
@@ -175,25 +169,18 @@ def _mean_cosines(mu):
     return u@u.T
 
 # %% ../nbs/32_diagnose.ipynb #758899d6
-def _pair_index(a, b, C): return a*(2*C-a-1)//2+b-a-1 # position of the pair a < b in `triu_indices(C, C, 1)`
-
 def _loo_confusion(z, inv, st, chunk=4096):
-    "Wrong predictions for each confused pair, its code i*C+j with i < j, and the leave-one-out accuracy."
+    "How many samples of class i are nearest to centre j, their own left out, (C, C), and the accuracy."
     import torch
-    C,n = len(st.classes), st.counts.double()
-    keep = (st.counts>1)[inv] # the only sample of a class leaves no centre behind
-    st.pairs # refuses labels in which every class has one sample
-    bad,right = [],0
-    m = st.mu-st.mu.mean(0) # both centred, which keeps the digits of the squares
+    keep,n,centre = st.pairs[inv], st.counts.double(), st.mu.mean(0)
+    m,C = st.mu-centre, len(n)
+    seen = z.new_zeros(C*C)
     for r,c in zip(z[keep].split(chunk), inv[keep].split(chunk)):
-        r = r-st.mu.mean(0)
-        dist = r.square().sum(1, keepdim=True)-2*r@m.T+m.square().sum(1)
+        dist = (r-centre).square().sum(1, keepdim=True)-2*(r-centre)@m.T+m.square().sum(1)
         own = dist.gather(1, c[:,None])*(n/(n-1)).square()[c][:,None]
-        p = dist.scatter(1, c[:,None], own).argmin(1)
-        right += int((p==c).sum())
-        bad.append((torch.minimum(p, c)*C+torch.maximum(p, c))[p!=c])
-    code,count = torch.unique(torch.cat(bad), return_counts=True)
-    return count.double(), code, right/int(keep.sum())
+        seen += torch.bincount(c*C+dist.scatter(1, c[:,None], own).argmin(1), minlength=C*C)
+    seen = seen.view(C, C)
+    return seen, (seen.diagonal().sum()/seen.sum()).item()
 
 # %% ../nbs/32_diagnose.ipynb #8f31793a
 @dataclass(frozen=True, repr=False)
@@ -228,7 +215,9 @@ class Diagnosis(LabelFree):
     collapse:object|None=None      # The `CollapseReport`
     @property
     def verdict(self) -> str: return verdict(self)
-    def as_dict(self) -> dict: return {**_plain(self), 'verdict': self.verdict} # Plain values, for JSON
+    def as_dict(self) -> dict: # Plain values, for JSON
+        pairs = {k: [p._asdict() for p in getattr(self, k)] for k in ('closest', 'confused')}
+        return asdict(self)|pairs|dict(collapse=self.collapse and self.collapse.as_dict(), verdict=self.verdict)
     def __repr__(self): return text_report(self)
     def _repr_html_(self): return f'<p><b>{escape(self.verdict)}</b></p>{_tables(self)}'
 
@@ -307,28 +296,22 @@ def _nc_words(dx):
     word = 'Neural Collapse' if all(v[k]<=limits[k] for k in _nc_names) else 'near Neural Collapse' if not over else f'not Neural Collapse (too far: {", ".join(over)})'
     return f"classes are centred to {v['centred']:.2f}, equal in length to {v['equal_length']:.2f}, equiangular to {v['equiangular']:.2f}, of width {v['width']:.2f}: {word}"
 
-# %% ../nbs/32_diagnose.ipynb #e1b8ea83
-def _plain(x):
-    "A dataclass as plain values."
-    d = {f.name: getattr(x, f.name) for f in fields(x)}
-    return {k: v.as_dict() if k=='collapse' and v is not None else [p._asdict() for p in v] if k in ('closest', 'confused') else list(v) if isinstance(v, tuple) else v for k,v in d.items()}
-
 # %% ../nbs/32_diagnose.ipynb #cef0ca27
 def _lines(dx):
     "(name, value) of the summary."
     num = lambda v: 'undefined' if v is None else f'{v:.4g}' if isinstance(v, float) else str(v)
-    names = ['num_samples', 'dim', 'rms_length', 'spread', 'num_alive', 'effective_rank', 'stable_rank', 'rankme', 'alpha_req', 'uniformity']
-    if dx.zero_rows: names.insert(2, 'zero_rows')
-    if dx.uniformity_rows<dx.num_samples: names.append('uniformity_rows')
-    out = [(k, num(getattr(dx, k))) for k in names]
-    if dx.collapse is None: return out
-    rep = dx.collapse
-    out += [('num_classes', num(rep.num_classes))]+[(k, num(getattr(dx, k))) for k in ('alignment', *_nc_names, 'centre_acc')]
-    one = [('one_sample', f'{len(rep.one_sample)} classes: left out of width and centre_acc')] if rep.one_sample else []
-    return out+one+[(k, num(getattr(rep, k))) for k in ('zero_sum', 'unit_norm', 'equal_inner_max', 'within_class', 'nc1', 'nc2_norm', 'nc2_angle', 'etf_distance', 'lidar')]
+    quiet = {'spectrum', *(['zero_rows'] if dx.zero_rows==0 else []), *(['uniformity_rows'] if dx.uniformity_rows==dx.num_samples else [])}
+    out = {f.name: getattr(dx, f.name) for f in fields(LabelFree) if f.name not in quiet}
+    if (rep := dx.collapse) is not None:
+        out |= dict(num_classes=rep.num_classes)|{k: getattr(dx, k) for k in ('alignment', *_nc_names, 'centre_acc')}
+        if rep.one_sample: out['one_sample'] = f'{len(rep.one_sample)} classes: left out of width and centre_acc'
+        out |= {k: getattr(rep, k) for k in ('zero_sum', 'unit_norm', 'equal_inner_max', 'within_class', 'nc1', 'nc2_norm', 'nc2_angle', 'etf_distance', 'lidar')}
+    return [(k, num(v)) for k,v in out.items()]
 
-# %% ../nbs/32_diagnose.ipynb #e7786749
-def _pairs_rows(ps): return [(f'{p.first} / {p.second}', f'{p.cosine:.3f}', f'{p.confused:.3f}') for p in ps]
+def _pairs(dx):
+    "A head and rows of text for each list of pairs that is not empty."
+    row = lambda p: (f'{p.first} / {p.second}', f'{p.cosine:.3f}', f'{p.confused:.3f}')
+    return [((title, 'cosine', 'confused'), list(map(row, ps))) for title,ps in (('closest by cosine', dx.closest), ('most confused', dx.confused)) if ps]
 
 # %% ../nbs/32_diagnose.ipynb #e479d389
 def text_report(
@@ -336,8 +319,7 @@ def text_report(
 ) -> str: # Lines for a terminal
     "The verdict, the numbers, the hardest pairs of classes."
     lines = [dx.verdict, '', *(f'{k:16} {v}' for k,v in _lines(dx))]
-    for title,ps in (('closest by cosine', dx.closest), ('most confused', dx.confused)):
-        if ps: lines += ['', f'{title:20} cosine  confused', *(f'{a:20} {b:>6}  {c:>8}' for a,b,c in _pairs_rows(ps))]
+    for head,rows in _pairs(dx): lines += ['', *(f'{a:20} {b:>6}  {c:>8}' for a,b,c in [head, *rows])]
     return '\n'.join(lines)
 
 # %% ../nbs/32_diagnose.ipynb #a06603e8
@@ -349,31 +331,24 @@ def plot_diagnosis(
     from hardcl_nb.figures import house_style
     with house_style(figure__figsize=(6, 3.2)):
         fig,ax = plt.subplots()
-        curves = [('embeddings', dx.spectrum)]+([] if dx.collapse is None else [('class means', dx.collapse.singular_values)])
-        for name,v in curves:
+        for name,v in _curves(dx).items():
             alive = [(i+1, x) for i,x in enumerate(v) if x>1e-14]
             if alive: ax.plot(*zip(*alive), '.-', ms=4, label=f'{name}: {sum(x>=.01 for x in v)} of {len(v)} alive')
         ax.axhline(.01, color='k', ls=':', lw=1)
         ax.set(yscale='log', xlabel='index of the eigenvalue', ylabel='eigenvalue / largest', xlim=(0, len(dx.spectrum)+1))
-        if any(v[0]>0 for _,v in curves): ax.legend()
+        if ax.get_legend_handles_labels()[0]: ax.legend()
     return fig
+
+def _curves(dx): return {'embeddings': dx.spectrum}|({} if dx.collapse is None else {'class means': dx.collapse.singular_values})
 
 # %% ../nbs/32_diagnose.ipynb #e9924240
 _css = ('body{font:15px/1.5 system-ui,sans-serif;max-width:56em;margin:2em auto;padding:0 1em;color:#222}img{max-width:100%}'
-    'table{border-collapse:collapse;font-size:13px;margin:.5em 0}td,th{padding:.2em .8em;text-align:left;border-bottom:1px solid #ddd}.verdict{font-size:18px;background:#eef3fc;padding:.6em .8em}')
+    'table{border-collapse:collapse;font-size:13px;margin:1em 0}td,th{padding:.2em .8em;text-align:left;border-bottom:1px solid #ddd}.verdict{font-size:18px;background:#eef3fc;padding:.6em .8em}')
 
 def _tables(dx):
     "The numbers and the pairs as HTML."
     row = lambda cells, tag='td': '<tr>'+''.join(f'<{tag}>{escape(c)}</{tag}>' for c in cells)+'</tr>'
-    out = '<table>'+''.join(row(l) for l in _lines(dx))+'</table>'
-    for title,ps in (('Closest classes by cosine of centred class means', dx.closest), ('Classes that the nearest centre confuses most', dx.confused)):
-        if ps: out += f'<h2>{title}</h2><table>'+row(('classes', 'cosine', 'confused'), 'th')+''.join(row(r) for r in _pairs_rows(ps))+'</table>'
-    return out
-
-def _limits_text():
-    l = limits
-    return (f"Limits: a direction is alive with 0.01 of the largest variance; dimensional collapse up to a share of {l['collapsed']:g} alive, none from {l['full']:g}; complete collapse below a spread of {l['spread']:g}; "
-        f"Neural Collapse: {', '.join(f'{k} ≤ {l[k]:g}' for k in _nc_names)}; near it, {l['near']:g} times that.")
+    return ''.join(f'<table>{head}{"".join(map(row, rows))}</table>' for head,rows in [('', _lines(dx)), *((row(h, 'th'), rows) for h,rows in _pairs(dx))])
 
 # %% ../nbs/32_diagnose.ipynb #ae74839a
 def html_report(
@@ -386,7 +361,9 @@ def html_report(
     fig.savefig(f, format='png', dpi=130, bbox_inches='tight'); plt.close(fig)
     img = f'<img alt="Eigenvalues on a log scale" src="data:image/png;base64,{base64.b64encode(f.getvalue()).decode()}">'
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{_css}</style>'
-    return f'{head}<h1>{escape(title)}</h1><p class="verdict">{escape(dx.verdict)}</p>{img}{_tables(dx)}<p>{escape(_limits_text())}</p></html>'
+    foot = (f"Limits: a direction is alive with 0.01 of the largest variance; dimensional collapse up to a share of {limits['collapsed']:g} alive, none from {limits['full']:g}; complete collapse below a spread of {limits['spread']:g}; "
+        f"Neural Collapse: {', '.join(f'{k} ≤ {limits[k]:g}' for k in _nc_names)}; near it, {limits['near']:g} times that.")
+    return f'{head}<h1>{escape(title)}</h1><p class="verdict">{escape(dx.verdict)}</p>{img}{_tables(dx)}<p>{escape(foot)}</p></html>'
 
 # %% ../nbs/32_diagnose.ipynb #39439252
 def write_diagnosis(
@@ -397,26 +374,19 @@ def write_diagnosis(
 ) -> Path: # The page
     "Write diagnosis.html, .txt, .json and diagnosis_spectrum.csv into a folder."
     out = _check_out(out, overwrite)
-    means = () if dx.collapse is None else dx.collapse.singular_values
-    rows = [f'{name},{i+1},{v!r}' for name,vs in (('embeddings', dx.spectrum), ('class_means', means)) for i,v in enumerate(vs)]
+    rows = [f'{name.replace(" ", "_")},{i+1},{v!r}' for name,vs in _curves(dx).items() for i,v in enumerate(vs)]
     texts = {'.html': html_report(dx, title), '.txt': text_report(dx)+'\n', '.json': json.dumps(dx.as_dict(), indent=1, allow_nan=False)+'\n', '_spectrum.csv': '\n'.join(['of,index,share_of_largest', *rows])+'\n'}
     out.mkdir(parents=True, exist_ok=True)
     for end,text in texts.items(): (out/f'diagnosis{end}').write_text(text, encoding='utf-8')
     return out/'diagnosis.html'
 
+# %% ../nbs/32_diagnose.ipynb #a20dc527
 def _check_out(out, overwrite):
     "Refuse a folder that cannot be used."
     out = Path(out)
     if out.exists() and not out.is_dir(): _bad('out', 'a folder', f'{out}, a file')
     if (out/'diagnosis.json').exists() and not overwrite: _bad('out', 'a folder without a diagnosis, or overwrite', out)
     return out
-
-# %% ../nbs/32_diagnose.ipynb #6dbe105b
-def _diagnose_file(file, labels, key, top):
-    "Load and diagnose."
-    top = as_number(top, 'top', int)
-    z,y = load_embeddings(file, key, labels)
-    return diagnose(z, y, top=top)
 
 # %% ../nbs/32_diagnose.ipynb #c2656bb0
 @call_parse
@@ -431,6 +401,7 @@ def hardcl_diagnose(
     "Say what a set of embeddings has lost: dimensional collapse, Neural Collapse, hardest classes. No code in FILE is run."
     with one_line_errors('hardcl_diagnose'):
         if out is not None: _check_out(out, overwrite)
-        dx = _diagnose_file(file, labels, key, top)
+        top = as_number(top, 'top', int)
+        dx = diagnose(*load_embeddings(file, key, labels), top=top)
         page = None if out is None else write_diagnosis(dx, out, f'Diagnosis of {Path(file).name}', overwrite)
         print(text_report(dx)+(f'\n\nreport in {page}' if page else ''))

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['group_keys', 'nc_limits', 'table_cols', 'sides', 'nc_labels', 'groups', 'over_seeds', 'final_rows', 'reaches_nc',
-           'table', 'text_table', 'plot_curves', 'plot_spectra', 'write_report', 'standard_figures']
+           'table', 'text_table', 'plot_curves', 'plot_spectra', 'figure_rows', 'write_report', 'standard_figures']
 
-# %% ../nbs/30_report.ipynb #d87233f2
-import base64, math
+# %% ../nbs/30_report.ipynb #6785a632
+import base64, csv, math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -58,9 +58,9 @@ def reaches_nc(
     "Is this Neural Collapse, by the limits of `nc_limits`?"
     return all(row[k]<=v for k,v in nc_limits.items())
 
-# %% ../nbs/30_report.ipynb #70e31b74
+# %% ../nbs/30_report.ipynb #216f0f7a
 table_cols:dict[str, str] = dict(loss='loss', gap='gap', zero_sum='zero-sum', unit_norm='unit-norm', equal_inner='equal-inner',
-    within_class='within-class', effective_rank='eff. rank', train_acc='train acc', test_acc='test acc')
+    within_class='within-class', effective_rank='eff. rank', train_acc='train acc', val_acc='val acc', test_acc='test acc')
 
 def table(
     rows:Sequence[dict],                    # Rows of metrics files
@@ -117,10 +117,10 @@ def plot_curves(
         _legend(fig)
     return fig
 
-# %% ../nbs/30_report.ipynb #db81db3c
+# %% ../nbs/30_report.ipynb #5649225f
 def _band(ax, x, mean, std, color, label):
     "A line, and a band of one standard deviation that never leaves the positive numbers."
-    ax.plot(x, mean, color=color, label=label)
+    ax.plot(x, mean, color=color, label=label)[0].std = std # kept for the figure's CSV
     if std.any(): ax.fill_between(x, np.maximum(mean-std, mean/10), mean+std, color=color, alpha=.2, lw=0)
 
 def _legend(fig):
@@ -149,12 +149,12 @@ def plot_spectra(
         _legend(fig)
     return fig
 
-# %% ../nbs/30_report.ipynb #2e2b1cbb
+# %% ../nbs/30_report.ipynb #33e9ce4b
 def _spectrum(ax, rows, color, label):
     "One line per seed."
     for i,s in enumerate(sorted({r['seed'] for r in rows})):
         v = sorted((r['index'], r['value']) for r in rows if r['seed']==s)
-        ax.plot(*zip(*v), color=color, lw=1.2, alpha=.8, label=label if i==0 else None)
+        ax.plot(*zip(*v), color=color, lw=1.2, alpha=.8, label=label if i==0 else f'_{label}, seed {s}')
 
 # %% ../nbs/30_report.ipynb #ccba692b
 _css = ('body{font:15px/1.5 system-ui,sans-serif;max-width:76em;margin:2em auto;padding:0 1em;color:#222}'
@@ -167,7 +167,21 @@ def _html_table(rows):
     body = ''.join(f'<tr class="{l[-1]}">'+''.join(f'<td>{escape(c)}</td>' for c in l)+'</tr>' for l in lines)
     return '<table><thead><tr>'+''.join(f'<th>{escape(c)}</th>' for c in head)+f'</tr></thead><tbody>{body}</tbody></table>'
 
-# %% ../nbs/30_report.ipynb #39406503
+# %% ../nbs/30_report.ipynb #85124a06
+def figure_rows(
+    fig:Figure # A figure of line plots
+) -> list[tuple]: # Panel, quantity, line, x, y, std ('' where there is none)
+    "The points of every line of a figure."
+    out = []
+    for ax in fig.axes:
+        ylabel = ax.get_ylabel() or next((a.get_ylabel() for a in fig.axes if a.get_ylabel() and a.get_subplotspec().rowspan==ax.get_subplotspec().rowspan), '')
+        top = ax.get_title() or next((a.get_title() for a in fig.axes if a.get_title() and a.get_subplotspec().colspan==ax.get_subplotspec().colspan), '')
+        for l in ax.lines:
+            std = getattr(l, 'std', ['']*len(l.get_xdata()))
+            out += [(top, ylabel, l.get_label().lstrip('_'), float(x), float(y), s if s=='' else float(s)) for x,y,s in zip(l.get_xdata(), l.get_ydata(), std)]
+    return out
+
+# %% ../nbs/30_report.ipynb #f2ac8da6
 def write_report(
     out:str|Path,                          # Folder; made if missing
     rows:Sequence[dict],                   # Rows of metrics files
@@ -175,13 +189,14 @@ def write_report(
     title:str='Hard negatives: a comparison',  # Title of the page
     intro:str=''                           # A paragraph under the title
 ) -> Path: # The page
-    "Write each figure as PNG and everything together as `report.html`; figures are closed."
+    "Write each figure as PNG and as CSV, and everything together as `report.html`; figures are closed."
     out = Path(out); out.mkdir(parents=True, exist_ok=True)
     parts = []
     for name,caption,fig in figures:
+        with open(out/f'{name}.csv', 'w', newline='', encoding='utf-8') as f: csv.writer(f).writerows([('panel', 'quantity', 'line', 'x', 'y', 'std'), *figure_rows(fig)])
         fig.savefig(out/f'{name}.png', dpi=130, bbox_inches='tight'); plt.close(fig)
         src = base64.b64encode((out/f'{name}.png').read_bytes()).decode()
-        parts.append(f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{src}"><figcaption>{escape(caption)}</figcaption></figure>')
+        parts.append(f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{src}"><figcaption>{escape(caption)} Numbers: {escape(name)}.csv</figcaption></figure>')
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{_css}</style>'
     page += f'<h1>{escape(title)}</h1><p>{escape(intro)}</p>{_html_table(rows)}{"".join(parts)}</html>'
     (out/'report.html').write_text(page, encoding='utf-8')

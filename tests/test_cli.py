@@ -1,13 +1,19 @@
 "The command line, from outside: console scripts, exit codes, what is written and what is not."
-import signal, subprocess, sys, time
+import json, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
+from safetensors import safe_open
 
 def sh(mod, *args, cwd=None): return subprocess.run([sys.executable, '-m', f'hardcl_nb.{mod}', *args], capture_output=True, text=True, cwd=cwd)
 
 @pytest.mark.parametrize('args, says', [
     ('--methods scl,foo', "method: expected one of scl, hscl, ucl, hucl, got 'foo'"),
-    ('--data digits,mnist', "data: expected one of digits, latent100, got 'mnist'"),
+    ('--data digits,mnist', "data: expected one of digits, latent100, cifar10, cifar100, stl10, tinyimagenet, an .npz file or a folder of class folders, got 'mnist'"),
+    ('--data digits --augment simclr', 'augment: expected none for a data set without images, got simclr'),
+    ('--hardness 3', 'unrecognized arguments: --hardness 3'),
+    ('--config none.json', 'config: expected a JSON file, got none.json'),
+    ('--overlay nowhere --steps 1 --methods scl', 'overlay: expected folders of runs or comparisons, got nowhere'),
+    ('--threads -1', 'threads: expected a whole number >= 0, got -1'),
     ('--norms ball,cube', "norm: expected one of ball, sphere, none, got 'cube'"),
     ('--betas 0,-2', 'beta: expected a finite number >= 0, got -2'),
     ('--betas 0,nan', 'beta: expected a finite number >= 0, got nan'),
@@ -17,7 +23,8 @@ def sh(mod, *args, cwd=None): return subprocess.run([sys.executable, '-m', f'har
     ('--methods hscl,scl --betas 0 --seeds -1', 'seed: expected a whole number >= 0, got -1'),
     ('--seeds 1.5', "seeds: expected a whole number, got '1.5'"),
     ('--batch_size 1', 'batch_size: expected a whole number >= 2, got 1'),
-    ('--batch_size 2000', 'batch_size: expected at most 1347'),
+    ('--batch_size 2000', 'batch_size: expected at most 1211'),
+    ('--data latent100 --steps 5 --warmup 5', 'warmup: expected less than 5'),
     ('--workers -1', 'workers: expected a whole number >= 0, got -1'),
     ('--lr 0', 'lr: expected a finite number > 0, got 0'),
     ('--resume --overwrite', 'resume: expected one of'),
@@ -38,15 +45,16 @@ def test_small_dim_is_allowed_with_a_warning(tmp_path):
     r = sh('cli', '--dim', '5', '--steps', '2', '--out', 'x', cwd=tmp_path)
     assert r.returncode==0 and 'hardcl_train: warning: dim: 5 is below C-1 = 9' in r.stderr and 'Theorem' in r.stderr
 
-def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_what_was_done_and_says_how_to_go_on(tmp_path, signum):
     args = [sys.executable, '-m', 'hardcl_nb.cli', '--steps', '4000', '--eval_every', '20', '--out', str(tmp_path/'x')]
     p = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for _ in range(600):
         if (tmp_path/'x/checkpoint.safetensors').exists(): break
         time.sleep(.1)
-    p.send_signal(signal.SIGINT)
+    p.send_signal(signum)
     _,err = p.communicate(timeout=60)
-    assert p.returncode==130 and '--resume goes on' in err.splitlines()[-1]
+    assert p.returncode==128+signum and f'stopped by {signum.name} after step' in err.splitlines()[-1] and '--resume goes on' in err.splitlines()[-1]
     done = (tmp_path/'x/metrics.csv').read_text().splitlines()
     assert len(done)>=2
 
@@ -67,3 +75,36 @@ def test_compare_resumes_and_grows(tmp_path):
     assert (tmp_path/'c/metrics.csv').read_text().count('hscl,5.0')==3
     r = sh('compare', *args, '--lr', '0.1', '--resume', cwd=tmp_path)
     assert r.returncode==2 and 'lr: expected 0.001, as in the run to resume' in r.stderr
+
+def test_config_file_is_overridden_by_flags_and_a_typing_error_in_it_is_named(tmp_path):
+    (tmp_path/'c.json').write_text('{"method": "ucl", "steps": 2, "eval_every": 1, "norm": "sphere"}')
+    r = sh('cli', '--config', 'c.json', '--norm', 'none', '--out', 'x', cwd=tmp_path)
+    assert r.returncode==0, r.stderr
+    c = json.loads((tmp_path/'x/config.json').read_text())['config']
+    assert (c['method'], c['steps'], c['norm'])==('ucl', 2, 'none')
+    (tmp_path/'d.json').write_text('{"stepz": 2}')
+    r = sh('cli', '--config', 'd.json', '--out', 'y', cwd=tmp_path)
+    assert r.returncode==2 and 'got stepz in d.json' in r.stderr and r.stderr.count('\n')==1 and not (tmp_path/'y').exists()
+    (tmp_path/'e.json').write_text('{"steps": "many", "betas": [5]}')
+    r = sh('compare', '--config', 'e.json', '--out', 'z', cwd=tmp_path)
+    assert r.returncode==2 and "steps: expected a whole number, got 'many'" in r.stderr and r.stderr.count('\n')==1
+
+def test_sigterm_to_a_comparison_saves_its_runs(tmp_path):
+    args = [sys.executable, '-m', 'hardcl_nb.compare', '--methods', 'scl,ucl', '--steps', '100000', '--eval_every', '20', '--out', 'c']
+    p = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    names = [f'c/runs/digits-{m}-b0-ball-s0' for m in ('scl', 'ucl')]
+    for _ in range(600):
+        if all((tmp_path/n/'metrics.csv').exists() and ',20,' in (tmp_path/n/'metrics.csv').read_text() for n in names): break
+        time.sleep(.1)
+    p.send_signal(signal.SIGTERM)
+    _,err = p.communicate(timeout=60)
+    assert p.returncode==143 and '--resume goes on' in err, err
+    steps = [json.loads(safe_open(str(tmp_path/n/'checkpoint.safetensors'), 'pt').metadata()['run'])['step'] for n in names]
+    assert all(s>=20 for s in steps)
+
+def test_overlay_shows_runs_from_elsewhere(tmp_path):
+    small = ['--steps', '4', '--eval_every', '2', '--workers', '1']
+    assert sh('cli', *small[:4], '--method', 'hscl', '--beta', '7', '--lr', '0.01', '--out', 'one', cwd=tmp_path).returncode==0
+    r = sh('compare', *small, '--methods', 'scl', '--overlay', 'one', '--out', 'c', cwd=tmp_path)
+    assert r.returncode==0 and 'HSCL' in r.stdout and '2 runs' in r.stdout and 'the runs differ in lr too' in r.stderr, r.stderr
+    assert (tmp_path/'c/nc-digits-ball.csv').read_text().count('β = 7')==3*3

@@ -1,10 +1,12 @@
 "Run folders: resume, overwrite, damaged files."
-import json
+import json, math, resource, signal, subprocess, sys
 import pytest, torch
 from hypothesis import given, settings, strategies as st
-from hardcl_nb.report import groups, over_seeds
-from hardcl_nb.runs import RunConfig, csv_line, read_csv, run, run_name, write_csv
-from hardcl_nb.training import make_loss
+from hardcl_nb.config import RunConfig, run_name
+from hardcl_nb.data import load_data
+from hardcl_nb.images import ImageData, save_npz
+from hardcl_nb.parallel import Interrupted
+from hardcl_nb.runs import load_checkpoint, read_csv, run, save_checkpoint, write_csv
 
 numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-10**9, 10**9)
 
@@ -34,6 +36,89 @@ def test_resume_of_a_run_that_never_reached_a_checkpoint_starts_it(tmp_path):
     rows = run(cfg, tmp_path/'a', resume=True)
     assert [r['step'] for r in rows]==[0, 5]
 
+@pytest.fixture(scope='session')
+def pics(tmp_path_factory):
+    "The digits as 8x8 pictures in an npz file."
+    d = load_data('digits'); x = lambda v: (v*255).byte().view(-1, 1, 8, 8)
+    p = tmp_path_factory.mktemp('pics')/'pics.npz'
+    save_npz(ImageData('pics', x(d.train_x), d.train_y, x(d.test_x), d.test_y, 10), p)
+    return str(p)
+
+@pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('kw', [dict(augment='light', views=2, batch_size=32), dict(k=8), dict(per_class=4, batch_size=40, optimiser='sgd', lr_schedule='cosine', beta_schedule='rise'), dict(init='nc')])
+def test_a_signal_between_evaluations_leaves_the_same_bytes(tmp_path, pics, kw, signum, monkeypatch):
+    "Generators of augmentation and draws, schedules and near-NC starts go on where they stopped."
+    cfg = RunConfig(data=pics if 'augment' in kw else 'digits', arch='mlp', steps=9, eval_every=4, **kw)
+    run(cfg, tmp_path/'a')
+    step, count = torch.optim.Optimizer.zero_grad, iter(range(1, 1000))
+    def at_six(self, *a, **k):
+        if cfg.init=='random' and next(count)==6: signal.raise_signal(signum)
+        return step(self, *a, **k)
+    if cfg.init=='nc': # its regression takes steps too: stop at an evaluation
+        with pytest.raises(Interrupted): run(cfg, tmp_path/'b', on_record=lambda r: signal.raise_signal(signum) if r['step']==4 else None)
+    else:
+        monkeypatch.setattr(torch.optim.Optimizer, 'zero_grad', at_six)
+        with pytest.raises(Interrupted, match='after step 6') as e: run(cfg, tmp_path/'b')
+        assert e.value.signum==signum
+        monkeypatch.undo()
+    run(cfg, tmp_path/'b', resume=True)
+    for f in ('metrics.csv', 'spectrum.csv', 'checkpoint.safetensors'): assert (tmp_path/'a'/f).read_bytes()==(tmp_path/'b'/f).read_bytes(), f
+
+def test_signals_are_handled_as_before_after_a_run(tmp_path):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    run(RunConfig(steps=1, eval_every=1), tmp_path/'a')
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))==before
+
+def test_full_disk_leaves_the_checkpoint_before(tmp_path):
+    "A limit on the size of files stands for a full disk; metrics already written stay, and the run goes on once there is room."
+    run(RunConfig(steps=4, eval_every=4), tmp_path/'whole')
+    whole = (tmp_path/'whole/checkpoint.safetensors').read_bytes()
+    code = f"""if True:
+        import resource, sys
+        from hardcl_nb.config import RunConfig
+        from hardcl_nb.runs import run
+        def full(rec):
+            if rec['step']==0: resource.setrlimit(resource.RLIMIT_FSIZE, ({len(whole)}//2, resource.RLIM_INFINITY))
+        run(RunConfig(steps=4, eval_every=4), {str(tmp_path/'a')!r}, on_record=full)"""
+    r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert r.returncode==1 and 'expected room for a checkpoint' in r.stderr and 'is intact' in r.stderr, r.stderr
+    assert sorted(p.name for p in (tmp_path/'a').iterdir())==['checkpoint.safetensors', 'config.json', 'metrics.csv', 'spectrum.csv', 'speed.csv']
+    run(RunConfig(steps=4, eval_every=4), tmp_path/'a', resume=True)
+    assert (tmp_path/'a/checkpoint.safetensors').read_bytes()==whole and (tmp_path/'a/metrics.csv').read_bytes()==(tmp_path/'whole/metrics.csv').read_bytes()
+
+def test_nan_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
+    cfg = RunConfig(steps=20, eval_every=5, optimiser='sgd', lr=1e30, warmup=10, norm='none')
+    with pytest.raises(FloatingPointError, match=r'at step \d+'): run(cfg, tmp_path/'a')
+    from hardcl_nb.encoders import make_encoder
+    enc = make_encoder(64, 10)
+    step,_ = load_checkpoint(tmp_path/'a/checkpoint.safetensors', enc, torch.optim.SGD(enc.parameters(), .1, momentum=.9))
+    assert step==read_csv(tmp_path/'a/metrics.csv')[-1]['step']<20 and all(v.isfinite().all() for v in enc.state_dict().values())
+
+def test_checkpoint_of_another_model_names_what_differs(tmp_path):
+    run(RunConfig(steps=2, eval_every=2), tmp_path/'a')
+    c = json.loads((tmp_path/'a/config.json').read_text()); c['config']['dim'] = 12
+    (tmp_path/'a/config.json').write_text(json.dumps(c))
+    with pytest.raises(ValueError, match='another encoder: net.head.*differs'): run(RunConfig(steps=2, eval_every=2, dim=12), tmp_path/'a', resume=True)
+
+def test_test_part_is_looked_at_once_and_the_validation_part_is_not_in_it(tmp_path):
+    rows = run(RunConfig(steps=6, eval_every=2, val=.2), tmp_path/'a')
+    assert [math.isnan(r['test_acc']) for r in rows]==[True, True, True, False] and not any(math.isnan(r['val_acc']) for r in rows)
+    rows = run(RunConfig(steps=2, eval_every=1, val=0.), tmp_path/'b')
+    assert all(math.isnan(r['val_acc']) for r in rows) and rows[-1]['test_acc']>0
+
+def test_a_run_goes_on_on_another_device_name_or_data_root(tmp_path):
+    run(RunConfig(steps=2, eval_every=1), tmp_path/'a')
+    assert run(RunConfig(steps=2, eval_every=1, device='cpu', root='elsewhere'), tmp_path/'a', resume=True)
+
+def test_label_free_run_on_pictures(tmp_path, pics):
+    rows = run(RunConfig(data=pics, method='hucl', beta=1., positives='view', augment='light', arch='mlp', steps=10, eval_every=10), tmp_path/'a')
+    assert rows[-1]['test_acc']>.2 and rows[0]['data']=='pics'
+
+def test_tensorboard_is_asked_for_or_refused(tmp_path):
+    code = f"import sys; sys.modules['tensorboard'] = None\nfrom hardcl_nb.config import RunConfig\nfrom hardcl_nb.runs import run\nrun(RunConfig(steps=1), {str(tmp_path/'a')!r}, tensorboard=True)"
+    r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert 'tensorboard: expected the package tensorboard' in r.stderr and not (tmp_path/'a').exists()
+
 def test_damaged_checkpoint_is_named_and_nothing_is_lost(tmp_path):
     cfg = RunConfig(method='scl', steps=5, eval_every=5)
     run(cfg, tmp_path/'a')
@@ -57,7 +142,7 @@ def test_config_says_what_was_run(tmp_path):
 
 def test_two_runs_with_one_seed_are_one(tmp_path):
     cfg = RunConfig(steps=3, eval_every=1, seed=4)
-    assert run(cfg, tmp_path/'a')==run(cfg, tmp_path/'b')
+    assert str(run(cfg, tmp_path/'a'))==str(run(cfg, tmp_path/'b'))
     other = run(RunConfig(steps=3, eval_every=1, seed=5), tmp_path/'c')
     assert other[-1]['loss']!=run(cfg, tmp_path/'a', resume=True)[-1]['loss']
 
@@ -65,6 +150,7 @@ def test_default_method_and_names_are_unique():
     names = {run_name(RunConfig(method=m, beta=b, norm=n, seed=s)) for m,b in [('scl',0.),('hscl',0.),('hscl',.5),('hscl',5.)] for n in ('ball','none') for s in (0,1)}
     assert len(names)==16
 
-@pytest.mark.parametrize('kw', [dict(seed=-1), dict(batch_size=1), dict(lr=float('inf')), dict(eval_every=0), dict(dim=0), dict(method='scl', beta=1.), dict(beta=float('inf'))])
+@pytest.mark.parametrize('kw', [dict(seed=-1), dict(batch_size=1), dict(lr=float('inf')), dict(eval_every=0), dict(dim=0), dict(method='scl', beta=1.), dict(beta=float('inf')), dict(k=4, attached=True),
+    dict(val=.95), dict(val=True), dict(arch='vit'), dict(views=3), dict(positives='view', views=1, augment='light'), dict(clip=0.), dict(tau=0.), dict(warmup=-1), dict(steps=True), dict(beta='5'), dict(data='nowhere/x')])
 def test_settings_that_cannot_work_are_refused(kw):
     with pytest.raises((ValueError, TypeError), match='expected'): RunConfig(**kw)
