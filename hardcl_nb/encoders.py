@@ -42,7 +42,7 @@ def seeded(
         torch.random.default_generator.manual_seed(check_count(seed, 'seed', 0))
         yield
 
-# %% ../nbs/23_encoders.ipynb #a7cfb7e1
+# %% ../nbs/23_encoders.ipynb #69b81ca7
 class Encoder(nn.Module):
     "A network followed by a normalisation: inputs (n, ...) to embeddings (n, d)."
     def __init__(self,
@@ -51,7 +51,9 @@ class Encoder(nn.Module):
     ):
         super().__init__()
         self.net,self.norm = net,check_choice(norm, 'norm', norms)
-    def forward(self, x:Tensor) -> Tensor: return normalise(self.net(x), self.norm)
+    def forward(self, x:Tensor) -> Tensor:
+        u = self.net(x)
+        return normalise(u.float() if u.dtype in (torch.bfloat16, torch.float16) else u, self.norm) # lengths need more than 8 bits
     def extra_repr(self) -> str: return f'norm={self.norm!r}'
 
 # %% ../nbs/23_encoders.ipynb #7f490ca2

@@ -131,7 +131,7 @@ def _ahead(it, device):
     while True:
         for ix in torch.stack([next(it) for _ in range(64 if device.type=='cuda' else 1)]).to(device): yield my_share(ix)
 
-# %% ../nbs/27_training.ipynb #555e28a7
+# %% ../nbs/27_training.ipynb #b4b7380c
 class _Watch:
     "The step of the first loss that was not finite, and the speed, without waiting for the device."
     def __init__(self, device, batch_size):
@@ -142,7 +142,7 @@ class _Watch:
         self.steps += 1
     def check(self):
         "Raise if a loss was not finite; images per second and peak memory in MB since the last check."
-        if bad := int(self.bad): raise FloatingPointError(f'loss: expected finite losses, got nan or inf at step {bad}')
+        if bad := int(self.bad): raise FloatingPointError(f'loss: expected finite losses, got nan or inf at step {bad}: a batch without positive pairs, or too large a learning rate?')
         rate = self.steps*self.batch_size/(time.perf_counter()-self.clock) if self.steps else math.nan
         return dict(images_per_s=rate, memory_mb=_memory(self.bad.device))
     def restart(self): self.steps,self.clock = 0,time.perf_counter()

@@ -1,8 +1,11 @@
 "Diagnosis of embeddings: what may not change it, files of all kinds, and the command line from outside."
 import json, math, os, pickle, subprocess, sys, zipfile
+from pathlib import Path
+from types import SimpleNamespace
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
+from hardcl_nb.collapse import collapse_report
 from hardcl_nb.diagnose import diagnose, hardcl_diagnose, hardest_pairs, limits, load_embeddings, text_report, write_diagnosis
 from hardcl_nb.etf import simplex_etf
 
@@ -188,3 +191,37 @@ def test_help_is_light_and_says_what_files():
     assert r.returncode==0 and all(w in r.stdout for w in ('--labels', '--key', '--out', '--overwrite', '.safetensors'))
     code = "import sys, hardcl_nb.diagnose; sys.exit(any(m in sys.modules for m in ('torch', 'matplotlib', 'sklearn', 'numpy')))"
     assert subprocess.run([sys.executable, '-c', code]).returncode==0
+
+@pytest.fixture
+def callback(monkeypatch):
+    "The callback as it stands on the page, with a stand-in for Lightning."
+    page = json.loads((Path(__file__).parent.parent/'nbs/32_diagnose.ipynb').read_text(encoding='utf-8'))
+    text, = [s for c in page['cells'] if c['cell_type']=='code' and 'class CollapseCallback' in (s := ''.join(c['source']))]
+    assert text.startswith('#| eval: false')
+    monkeypatch.setitem(sys.modules, 'lightning', SimpleNamespace(Callback=object))
+    space = {}
+    exec(text, space)
+    return space['CollapseCallback'](num_classes=4, dim=6)
+
+def drive(cb, batches, sanity=False):
+    "Call the hooks in the order and with the arguments of Lightning's validation loop; return what was logged."
+    logged = {}
+    trainer,module = SimpleNamespace(sanity_checking=sanity),SimpleNamespace(device=torch.device('cpu'), log_dict=logged.update)
+    cb.on_validation_epoch_start(trainer, module)
+    for i,(z,y) in enumerate(batches): cb.on_validation_batch_end(trainer, module, {'z': z, 'y': y}, (None, y), i, 0)
+    cb.on_validation_epoch_end(trainer, module)
+    return logged
+
+def test_callback_logs_the_report_of_the_whole_epoch(callback):
+    for seed in (0, 1): # the second epoch must not remember the first
+        z,y,_ = clouds(seed)
+        want = collapse_report(z, y)
+        got = drive(callback, zip(z.split(7), y.split(7)))
+        assert got.keys()=={f'val/{k}' for k in callback.metrics} and all(isinstance(v, float) for v in got.values())
+        assert got=={f'val/{k}': pytest.approx(getattr(want, k), rel=1e-9) for k in callback.metrics}
+
+def test_callback_is_silent_in_the_sanity_check_where_classes_are_missing(callback):
+    z,y,_ = clouds(0)
+    few = [(z[y<2], y[y<2])]
+    assert drive(callback, few, sanity=True)=={}
+    with pytest.raises(ValueError, match='no sample of class 2, 3'): drive(callback, few)
