@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['methods', 'metrics', 'schedules', 'make_loss', 'embed', 'evaluate', 'probe_subset', 'schedule', 'train']
 
-# %% ../nbs/27_training.ipynb #f55690d2
+# %% ../nbs/27_training.ipynb #06ec7ba9
 import math, time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 import torch
 from torch import nn, Tensor
 from .augment import two_views
@@ -100,10 +101,13 @@ def schedule(
     shape = {'constant': lambda t: 1., 'cosine': lambda t: (1+math.cos(math.pi*t))/2, 'fall': lambda t: 1-t, 'rise': lambda t: t}[name]
     return lambda step: step/warmup if step<=warmup else shape((step-warmup)/(steps-warmup))
 
-# %% ../nbs/27_training.ipynb #ab18513e
+# %% ../nbs/27_training.ipynb #fe9e8991
 def _take(data, ix, augment, views, positives, generator):
-    "Inputs and labels of a batch."
-    x,y = data.train_x[ix], data.train_y[ix] if positives=='class' else ix
+    "Inputs and labels of a batch: of indices into the data, or of a stream."
+    device = data.train_y.device
+    if isinstance(ix, Tensor): x,y = data.train_x[ix], data.train_y[ix] if positives=='class' else ix
+    else: x,y = (t.to(device, non_blocking=True) for t in ix)
+    if positives=='view' and not isinstance(ix, Tensor): y = torch.arange(len(x), device=device)
     if views==2: x = torch.cat(two_views(x, generator, augment))
     elif augment is not None: x = augment(x, generator)
     return x, y.repeat(views)
@@ -160,7 +164,7 @@ def _finite(rec):
     if not math.isfinite(rec['loss']): raise FloatingPointError(f"loss: expected a finite loss, got {rec['loss']} at step {rec['step']}")
     return rec
 
-# %% ../nbs/27_training.ipynb #6979cf13
+# %% ../nbs/27_training.ipynb #119daca0
 def train(
     encoder:nn.Module,          # Maps inputs to (n, d); trained in place
     data:Data|ImageData,        # Where to train, on the device of the encoder
@@ -183,6 +187,7 @@ def train(
     clip:float|None=None,       # Largest norm of the gradient; None: any
     amp:bool=False,             # Run the encoder in bfloat16 where that is safe?
     channels_last:bool=False,   # Lay images out with channels last?
+    stream:Iterator|None=None,  # (x, y) batches for the steps, of this process, in place of the data's own; `start` of them are passed over
     model:nn.Module|None=None,  # What a step calls in place of the encoder: compiled, or wrapped by DDP
     step_loss:Callable|None=None, # What a step calls in place of `loss_fn`: across processes
     stop:Callable|None=None     # stop(step) after each step: end here, with the record dict(step=step)?
@@ -190,7 +195,8 @@ def train(
     "Train, and yield a record at each evaluation."
     for n,k in [(steps,'steps'), (eval_every,'eval_every')]: check_count(n, k)
     _check_views(augment, views, positives, generator)
-    batches, device = _batches(data, batch_size, per_class, seed, start), data.train_y.device
+    device = data.train_y.device
+    batches = _batches(data, batch_size, per_class, seed, start) if stream is None else islice(stream, start, None)
     watch, probe = _Watch(device, batch_size), probe_subset(data)
     record = lambda step: dict(step=step, epoch=step*batch_size/len(data.train_x), **watch.check(), **evaluate(encoder, data, loss_fn, probe, bound, amp))
     for g in opt.param_groups: g.setdefault('initial_lr', g['lr'])
