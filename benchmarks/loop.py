@@ -7,6 +7,7 @@ schedules and watching, on random images of 32x32 in up to 100 classes. Rounds t
 --batch 512 --amp --channels-last (times by wall clock around many steps, with the device's work done).
 """
 import argparse, json, statistics, time
+from pathlib import Path
 import torch
 from hardcl_nb.augment import make_augment
 from hardcl_nb.encoders import make_encoder
@@ -66,7 +67,12 @@ def main():
         images_per_s=round(a.batch/t['loop']), overhead=round(1-t['bare']/t['loop'], 4), loss_share=round(t['loss']/t['loop'], 4))
     rec.pop('out')
     print(f"{a.arch}, {a.augment}, batch {a.batch}, {card or 'CPU'}: {rec['images_per_s']:,} images/s, step {1e3*t['loop']:.1f} ms, overhead of the loop {100*rec['overhead']:.1f} %, loss {100*rec['loss_share']:.1f} %")
-    if a.out:
-        with open(a.out, 'w') as f: json.dump(rec, f, indent=1); f.write('\n')
+    if a.out: keep(Path(a.out), rec)
+
+def keep(path, rec):
+    "Put a record into a file of records, in place of one of the same case."
+    case = lambda r: tuple(r[k] for k in ('arch', 'augment', 'batch', 'card', 'amp'))
+    old = json.loads(path.read_text()) if path.exists() else []
+    path.write_text(json.dumps([r for r in old if case(r)!=case(rec)]+[rec], indent=1)+'\n')
 
 if __name__=='__main__': main()

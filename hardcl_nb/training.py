@@ -164,7 +164,7 @@ def _finite(rec):
     if not math.isfinite(rec['loss']): raise FloatingPointError(f"loss: expected a finite loss, got {rec['loss']} at step {rec['step']}")
     return rec
 
-# %% ../nbs/27_training.ipynb #119daca0
+# %% ../nbs/27_training.ipynb #75f23c8e
 def train(
     encoder:nn.Module,          # Maps inputs to (n, d); trained in place
     data:Data|ImageData,        # Where to train, on the device of the encoder
@@ -197,7 +197,7 @@ def train(
     _check_views(augment, views, positives, generator)
     device = data.train_y.device
     batches = _batches(data, batch_size, per_class, seed, start) if stream is None else islice(stream, start, None)
-    watch, probe = _Watch(device, batch_size), probe_subset(data)
+    watch, probe, net = _Watch(device, batch_size), probe_subset(data), encoder if model is None else model
     record = lambda step: dict(step=step, epoch=step*batch_size/len(data.train_x), **watch.check(), **evaluate(encoder, data, loss_fn, probe, bound, amp))
     for g in opt.param_groups: g.setdefault('initial_lr', g['lr'])
     if start==0: yield _finite(record(0)); watch.restart()
@@ -206,7 +206,7 @@ def train(
         x,y = _take(data, next(batches), augment, views, positives, generator)
         if channels_last: x = x.contiguous(memory_format=torch.channels_last)
         for g in opt.param_groups: g['lr'] = g['initial_lr']*lr(step)
-        with torch.autocast(device.type, torch.bfloat16, enabled=amp): z = (model or encoder)(x)
+        with torch.autocast(device.type, torch.bfloat16, enabled=amp): z = net(x)
         loss = (step_loss or loss_fn)(z, y, **({'beta': beta(step)} if beta else {}))
         opt.zero_grad(); loss.backward()
         if clip is not None: nn.utils.clip_grad_norm_(encoder.parameters(), clip)

@@ -154,3 +154,10 @@ def test_default_method_and_names_are_unique():
     dict(val=.95), dict(val=True), dict(arch='vit'), dict(views=3), dict(positives='view', views=1, augment='light'), dict(clip=0.), dict(tau=0.), dict(warmup=-1), dict(steps=True), dict(beta='5'), dict(data='nowhere/x')])
 def test_settings_that_cannot_work_are_refused(kw):
     with pytest.raises((ValueError, TypeError), match='expected'): RunConfig(**kw)
+
+def test_compiled_run_is_the_same_run(tmp_path, monkeypatch):
+    "With a backend that changes nothing; the wrapped model has no length, like any module."
+    compile = torch.compile
+    monkeypatch.setattr(torch, 'compile', lambda m: compile(m, backend='eager'))
+    cfg = dict(steps=4, eval_every=2)
+    assert str(run(RunConfig(**cfg, compile=True), tmp_path/'a'))==str(run(RunConfig(**cfg), tmp_path/'b'))
