@@ -9,7 +9,7 @@ __all__ = ['gather_limit', 'simulate_ranks', 'distributed_loss', 'DistributedLos
 import inspect, math
 from collections import namedtuple
 from collections.abc import Sequence
-from itertools import accumulate, product
+from itertools import accumulate
 from types import SimpleNamespace
 from zlib import crc32
 import torch
@@ -19,61 +19,115 @@ from .checks import check_choice, check_count, check_embeddings, check_labels, n
 from .losses import ContrastiveLoss, _check_options, _check_pairs, _class_sizes, _outer
 
 # %% ../nbs/26_distributed.ipynb #071edc31
-_Block = namedtuple('_Block', 'x b y at') # centred rows, shifts, labels, place of the first in the whole batch
+_room = 80. # between the smallest exponent and the largest
 
-def _pieces(z, y, start, c, o):
-    "The rows of one rank in pieces of `chunk`."
-    x = z.to(c.dtype)-c
-    parts = zip(*(t.split(o.chunk) for t in (x, x@c/o.tau, y)), range(start, start+len(y), o.chunk))
-    return [_Block(*p) for p in parts]
+def _bounds(z, c, o):
+    "The largest s_ii, -b_i and b_i of the own rows, (1, 3); C is 0."
+    top = c.new_full((3,), -math.inf)
+    for x in z.split(o.chunk) if len(z) else ():
+        x = x.to(c)-c; b = x@c/o.tau
+        top = torch.maximum(top, torch.stack((x.square().sum(1)/o.tau+2*b, -b, b)).amax(1))
+    return top[None]
 
-def _tile(I, J, o):
-    "Similarities of rows I and J without their shifts; which are no negatives; which are positives."
-    same = I.y[:,None]==J.y
-    pos = same.clone().fill_diagonal_(False) if I.at==J.at else same # two pieces are one and the same, or disjoint
-    return (I.x/o.tau)@J.x.T, (same if o.supervised else same^pos), pos
+def _frame(bounds, c, size, o):
+    "What all ranks compute with: the centre c, the constant C and whether it serves all rows, scales of the columns."
+    t,b,B = torch.cat(bounds).amax(0)
+    N,k = len(size), size.amax() if o.supervised else 1
+    low = (-N*b-k*t)/(N-k)
+    C = (t+low)/2
+    g = torch.maximum(b+C/2, B-C/2).clamp(min=1e-30)
+    return SimpleNamespace(c=c, C=C, g=g, kx=math.sqrt((1+o.beta)/o.tau), kb=((1+o.beta)/(2*g)).sqrt(), flat=bool((1+o.beta)*(t-low)<=_room))
+
+# %% ../nbs/26_distributed.ipynb #a920be29
+_Block = namedtuple('_Block', 'x y host at') # operand of the product, labels, the same on the host, place of the first in the whole batch
+
+def _pieces(z, y, host, start, f, o):
+    "The rows of one rank as operands, in pieces of `chunk`, made when needed."
+    for k in range(0, len(y), o.chunk):
+        r = slice(k, k+o.chunk); x = z[r].to(f.c)-f.c
+        b = (x@f.c/o.tau-f.C/2)[:,None]
+        yield _Block(torch.cat((x*f.kx, (b+f.g)*f.kb, (b-f.g)*f.kb), 1), y[r], host[r], start+k)
+
+def _exponents(I, J, buf):
+    "The exponents (1+β)s of a tile, and room for as many numbers."
+    tiles = [b[:len(I.y)*len(J.y)].view(len(I.y), len(J.y)) for b in buf]
+    torch.mm(I.x, J.x.T, out=tiles[0])
+    return tiles
+
+# %% ../nbs/26_distributed.ipynb #5ab99c22
+def _windows(I, J, o, strip=64):
+    "Where rows I and columns J share labels: rows, columns, what is no negative and what is a positive, in strips of rows."
+    lo = torch.searchsorted(J.host, I.host[::strip].contiguous()).tolist()
+    hi = torch.searchsorted(J.host, torch.cat((I.host[strip-1:-1:strip], I.host[-1:])), right=True).tolist()
+    for k,(a,b) in enumerate(zip(lo, hi)):
+        if a==b: continue
+        r,win = slice(k*strip, min((k+1)*strip, len(I.y))), slice(a, b)
+        same = pos = I.y[r,None]==J.y[win]
+        if I.at==J.at: pos = same.clone(); pos.diagonal(r.start-a).fill_(False) # two pieces are one and the same, or disjoint
+        yield r, win, (same if o.supervised else same^pos), pos
 
 # %% ../nbs/26_distributed.ipynb #a6eb669e
-def _first(I, J, R, o):
-    "Take a tile into the running maximum and the sums Σ e^{βu}, Σ e^{(1+β)u}, u = s - m, of the rows I."
-    T,drop,_ = _tile(I, J, o)
-    s, (m,z0,z1) = T+J.b, R.T[:3]
-    top = torch.maximum(m, s.masked_fill(drop, _low(s)).amax(1))
-    u = (s-top[:,None]).masked_fill_(drop, 0.)
-    e = (o.beta*u).exp_().masked_fill_(drop, 0.)
-    z0.mul_((o.beta*(m-top)).exp()).add_(e.sum(1))
-    z1.mul_(((1+o.beta)*(m-top)).exp()).add_((e*u.exp_()).sum(1))
-    m.copy_(top)
-
-def _low(x): return torch.finfo(x.dtype).min/4 # below everything, and still a number
+def _first(I, J, R, o, w):
+    "Take a tile into m, log Σ e^{β(s-m)}, log Σ e^{(1+β)(s-m)}, sums over the negatives of the rows I; m as an exponent."
+    E,F,*_ = _exponents(I, J, w.buf)
+    m,l0,l1 = R.T[:3]
+    for r,win,drop,_ in _windows(I, J, o): E[r,win].masked_fill_(drop, -math.inf)
+    if not w.flat:
+        top = torch.maximum(m, E.amax(1).to(m))
+        E.sub_(top.to(E)[:,None]); l0 += w.rho*(m-top); l1 += m-top; m.copy_(top)
+    def add(l, X): l.copy_(torch.logaddexp(l, X.exp_().sum(1).to(l).log_()))
+    if o.beta: add(l0, torch.mul(E, w.rho, out=F))
+    add(l1, E)
 
 # %% ../nbs/26_distributed.ipynb #27f47dd5
 def _pull(x, alpha):
     "Slope of log(α + e^x)."
     return torch.ones_like(x) if alpha==0 else (x-math.log(alpha)).sigmoid_()
 
+def _over(R, s, o):
+    "A + log q - s."
+    m,l0,l1,log_q,*_ = R
+    return (m/(1+o.beta)+l1-l0+log_q).to(s)-s
+
 def _second(I, J, R, o):
     "The loss of the positive pairs in a tile; their slopes are added to G."
-    T,_,pos = _tile(I, J, o)
-    x = (R[:,0]+R[:,2]+R[:,3])[:,None]-(T+J.b)
-    R[:,4] += (_pull(x, o.alpha)*pos).sum(1)*R[:,5]
-    return ((_outer(x, o.alpha)*pos).sum(1)*R[:,5]).sum()
+    loss = 0.
+    for r,win,_,pos in _windows(I, J, o):
+        k,G = R[r].T[4:]
+        x = _over(R[r].T[:,:,None], I.x[r]@J.x[win].T/(1+o.beta), o)
+        G += (_pull(x, o.alpha)*pos).sum(1)*k
+        loss = loss+(_outer(x, o.alpha)*pos).sum(1).to(k)@k
+    return loss
 
 # %% ../nbs/26_distributed.ipynb #806deea8
-def _slopes(s, drop, pos, R, o):
-    "M = dL/ds of a tile whose rows have the numbers R."
-    m,l0,a,log_q,G,k = R.T[:,:,None]
-    u = (s-m).masked_fill_(drop, 0.)
-    w, t = (o.beta*u-l0).exp_(), u-a
-    p = w*(t.exp() if o.detach or o.beta==0 else t.exp()+o.beta*t.expm1())
-    return G*p.masked_fill_(drop, 0.)-k*pos*_pull(m+a+log_q-s, o.alpha)
+def _apart(E, m, l0, l1, G, moved, w):
+    "M of the negatives for one direction."
+    u = E-m.to(E)
+    if not moved: return u.exp_().mul_((G*(-l1).exp()).to(E))
+    p = (u*w.rho).exp_().mul_((G*(-l0).exp()).to(E))
+    return u.mul_(1-w.rho).add_((l0-l1).to(E)).expm1_().mul_(1/(1-w.rho)).add_(1).mul_(p)
 
-def _third(I, J, RI, RJ, c, o):
-    "What a tile adds to τ dL/dz of the rows I: as anchors, and as columns of the rows J."
-    T,drop,pos = _tile(I, J, o)
-    M = _slopes(T+J.b, drop, pos, RI, o)
-    N = _slopes(T.T+I.b, drop.T, pos.T, RJ, o).T
-    return (M+N)@J.x+N.sum(1, keepdim=True)*c # the entries of a row of M sum to 0: there c drops out
+def _negatives(tiles, RI, RJ, moved, w):
+    "M + Mᵀ of the negatives in a tile of exponents, which is overwritten."
+    E,F,*T = tiles
+    (m,l0,l1,_,_,G), (_,k0,k1,_,_,H) = P,Q = RI.T[:,:,None], RJ.T
+    if not w.flat: return _apart(E, *P[:3], G, moved, w).add_(_apart(E, *Q[:3], H, moved, w))
+    def both(X, x, y, out): return X.exp_().mul_(torch.add(x.to(X), y.to(X), out=out))
+    if not moved: return both(E, G*(-l1).exp(), H*(-k1).exp(), F)
+    b = w.rho/(1-w.rho)
+    both(torch.mul(E, w.rho, out=F), b*G*(-l0).exp(), b*H*(-k0).exp(), T[0])
+    return both(E, (1+b)*G*(-l1).exp(), (1+b)*H*(-k1).exp(), T[0]).sub_(F)
+
+# %% ../nbs/26_distributed.ipynb #d4198bbe
+def _third(I, J, RI, RJ, D, o, w):
+    "Add (M + Mᵀ)x of a tile to D."
+    tiles, cut = _exponents(I, J, w.buf), list(_windows(I, J, o))
+    s = [tiles[0][r,win]/(1+o.beta) for r,win,_,_ in cut]
+    for r,win,drop,_ in cut: tiles[0][r,win].masked_fill_(drop, -math.inf)
+    M = _negatives(tiles, RI, RJ, len(tiles)>2, w)
+    for (r,win,_,pos),t in zip(cut, s):
+        for R in (RI[r].T[:,:,None], RJ[win].T): M[r,win] -= _pull(_over(R, t, o), o.alpha)*pos*R[4].to(t)
+    D.addmm_(M, J.x)
 
 # %% ../nbs/26_distributed.ipynb #e4173571
 def _tour(z, me, n, cols, do):
@@ -99,12 +153,16 @@ def _check_how(o):
     check_choice(o.ring, 'ring', (None, True, False))
     check_count(o.chunk, 'chunk')
 
-def _check_own(z, y, o):
+def _check_own(z, y, weight, o):
     "Refuse what a rank can see alone."
     _check_how(o)
     check_embeddings(z, min_rows=0, finite=o.validate)
     need(z.dtype in _dtypes, 'z', f'dtype {z.dtype}', 'float64, float32, bfloat16 or float16', TypeError)
     check_labels(y, len(z), device=z.device)
+    if weight is None: return
+    need(isinstance(weight, Tensor), 'weight', type(weight).__name__, 'a torch tensor of weights', TypeError)
+    need(weight.shape==y.shape and weight.device==z.device, 'weight', f'shape {tuple(weight.shape)} on {weight.device}', f'{len(z)} weights on {z.device}')
+    if o.validate: need(bool(((weight>=0)&(weight<math.inf)).all()), 'weight', 'others', 'finite weights >= 0')
 
 # %% ../nbs/26_distributed.ipynb #6c4a76a7
 def _ranks(r): return f"rank{'s' if len(r)>1 else ''} {', '.join(map(str, r[:8]))}{', …' if len(r)>8 else ''}"
@@ -116,14 +174,14 @@ def _same(values, arg, what):
     need(len(who)==1, arg, '; '.join(f'{v} on {_ranks(r)}' for v,r in who.items()), f'the same {what} on every rank')
 
 # %% ../nbs/26_distributed.ipynb #f77efa2e
-def _agree(z, y, o, grad):
+def _agree(z, y, weight, o, grad):
     "Refuse on every rank what any rank refuses; returns the ranks' sizes, and whether any of them wants a gradient."
-    error, facts = None, [0, 0, 0, 0]
+    error, facts = None, [0]*4
     try:
-        _check_own(z, y, o)
+        _check_own(z, y, weight, o)
         facts = [len(z), z.shape[1], _dtypes.index(z.dtype), grad]
     except Exception as e: error = e
-    facts += [crc32(repr(o).encode()), error is not None]
+    facts += [crc32(repr(o).encode()), error is not None, weight is not None]
     told = torch.cat((yield 'gather', torch.tensor([facts]), None)).T.tolist()
     if any(told[5]) or len(set(told[4]))>1:
         said = yield 'say', (type(error), str(error), vars(o)), None
@@ -133,57 +191,68 @@ def _agree(z, y, o, grad):
         for k in vars(o): _same([repr(s[2][k]) for s in said], k, k)
     _same([_dtypes[k] for k in told[2]], 'z', 'dtype')
     _same(told[1], 'z', 'number of columns')
+    _same([('no weights', 'weights')[k] for k in told[6]], 'weight', 'choice')
     need(sum(told[0])>1, 'z', f'{sum(told[0])} row(s) on all ranks together', 'at least 2 rows')
     return told[0], any(told[3])
 
 # %% ../nbs/26_distributed.ipynb #a0fdf662
-def _rank(z, y, me, o, grad):
-    "What one rank does: yields (operation, tensor, sizes), is sent what the others said, and ends with its result."
-    n,grad = yield from _agree(z, y, o, grad)
-    ys = yield 'gather', y.long(), n
-    size, start = _class_sizes(torch.cat(ys)), [0, *accumulate(n)]
-    if o.validate: _check_pairs(size, o.supervised)
-    acc = torch.float64 if z.dtype==torch.float64 else torch.float32
-    c = sum((yield 'gather', z.to(acc).sum(0, keepdim=True), None))[0]/sum(n)
-    ring = o.ring if o.ring is not None else sum(n)*z.shape[1]*z.element_size()>gather_limit
-    cols = None if ring else (yield 'gather', z, n)
-    R = _rows(size, size[start[me]:start[me+1]], o, acc)
-    def pieces(r, block): return _pieces(block, ys[r], start[r], c, o)
-    loss, dz = yield from _sweeps(z, me, n, cols, R, pieces, c, o, grad)
-    scale = len(n) if o.combine=='mean' else 1
-    loss = sum((yield 'gather', loss.reshape(1), None))[0]
-    yield 'end', (loss, (dz*(scale/o.tau)).to(z.dtype) if grad else None), None
-
-# %% ../nbs/26_distributed.ipynb #36739f0e
 gather_limit:int = 2**28 # bytes
 
-def _rows(size, own, o, acc):
-    "The six numbers of the own rows, as far as the labels give them."
-    R = torch.zeros(len(own), 6, dtype=acc, device=own.device)
-    R[:,0] = _low(R)
-    R[:,3] = ((len(size)-own) if o.supervised else torch.full_like(own, len(size)-1)).to(acc).log() if o.q=='sum' else math.log(o.q)
-    R[:,5] = (own>1)/((own-1).clamp(min=1)*(size>1).sum().to(acc))
+def _rows(own, N, weight, total, o):
+    "The six numbers of the own rows, as far as labels and weights give them."
+    R, negatives = weight.new_zeros(len(own), 6), N-own if o.supervised else torch.full_like(own, N-1)
+    R[:,1:3] = -math.inf
+    if not o.beta: R[:,1] = negatives.to(R).log() # Σ 1
+    R[:,3] = negatives.to(R).log() if o.q=='sum' else math.log(o.q)
+    R[:,4] = weight*(own>1)/((own-1).clamp(min=1)*total)
     return R
 
+# %% ../nbs/26_distributed.ipynb #fb4d6e6f
+def _rank(z, y, me, o, grad, weight=None):
+    "What one rank does: yields (operation, tensor, sizes), is sent what the others said, and ends with its result."
+    n,grad = yield from _agree(z, y, weight, o, grad)
+    y,order = y.long().sort(stable=True)
+    z,wide = z[order], torch.float32 if z.device.type=='mps' else torch.float64
+    ys = yield 'gather', y, n
+    size, N, a = _class_sizes(torch.cat(ys)), sum(n), sum(n[:me])
+    if o.validate: _check_pairs(size, o.supervised)
+    own = size[a:a+len(y)]
+    weight = (torch.ones_like(own) if weight is None else weight.detach()[order]).to(wide)
+    total = sum((yield 'gather', torch.cat((z.sum(0, dtype=wide), (weight*(own>1)).sum()[None])), None))
+    if o.validate: need(bool(total[-1]>0), 'weight', '0 for each of them', 'a weight > 0 for some anchor')
+    ring = o.ring if o.ring is not None else N*z.shape[1]*z.element_size()>gather_limit
+    cols = None if ring else (yield 'gather', z, n)
+    c = (total[:-1]/N).to(wide if z.dtype==torch.float64 or o.tau<.05 else torch.float32) # as in the plain form
+    loss, D = yield from _sweeps(z, me, n, cols, ys, size, _rows(own, N, weight, total[-1], o), c, o, grad)
+    loss = sum((yield 'gather', loss.reshape(1), None))[0].to(z.dtype if z.dtype==torch.float64 else torch.float32)
+    if not grad: yield 'end', (loss, None), None
+    D = D.mul_((len(n) if o.combine=='mean' else 1)/o.tau).to(z.dtype)
+    yield 'end', (loss, torch.empty_like(z).index_copy_(0, order, D)), None
+
 # %% ../nbs/26_distributed.ipynb #31d796b0
-def _sweeps(z, me, n, cols, R, pieces, c, o, grad):
-    "The three sweeps; returns the own part of the loss, and τ dL/dz of the own rows."
-    loss, dz = R.new_zeros(()), R.new_zeros(z.shape)
-    mine = list(zip(pieces(me, z), R.split(o.chunk), dz.split(o.chunk)))
-    def first(r, block):
-        for (I,S,_),J in product(mine, pieces(r, block)): _first(I, J, S, o)
-    def second(r, block):
-        for (I,S,_),J in product(mine, pieces(r, block)): loss.add_(_second(I, J, S, o))
-    def third(r, block):
-        for (I,S,D),(J,Q) in product(mine, zip(pieces(r, block), every[r].split(o.chunk))): D += _third(I, J, S, Q, c, o)
-    yield from _tour(z, me, n, cols, first)
-    R[:,1:3].log_()
-    R[:,2] -= R[:,1]
-    yield from _tour(z, me, n, cols, second)
+def _sweeps(z, me, n, cols, ys, size, R, c, o, grad):
+    "The three sweeps; returns the own part of the loss, and τ dL/dx of the own rows with the sums of M + Mᵀ."
+    start, host = [0, *accumulate(n)], [y.cpu() for y in ys]
+    def pieces(r, block): return _pieces(block, ys[r], host[r], start[r], f, o)
+    f = _frame((yield 'gather', _bounds(z, c, o), None), c, size, o)
+    mine = list(pieces(me, z))
+    for I in mine: I.x[:,-1].neg_()
+    moved = o.beta>0 and not o.detach
+    w = SimpleNamespace(flat=f.flat, rho=o.beta/(1+o.beta), buf=c.new_empty(2+moved, min(o.chunk, max(n))*min(o.chunk, len(z))))
+    if not f.flat: R[:,0] = torch.finfo(c.dtype).min/4 # below everything, and still a number
+    loss, D = R.new_zeros(()), c.new_zeros(len(z), len(c)+2)
+    Rs,Ds = R.split(o.chunk), D.split(o.chunk)
+    def tour(do):
+        def tiles(r, block):
+            for j,J in enumerate(pieces(r, block)):
+                for i,I in enumerate(mine): do(I, J, i, r, j)
+        return _tour(z, me, n, cols, tiles)
+    yield from tour(lambda I,J,i,r,j: _first(I, J, Rs[i], o, w))
+    yield from tour(lambda I,J,i,r,j: loss.add_(_second(I, J, Rs[i], o)))
     if grad:
-        every = yield 'gather', R, n
-        yield from _tour(z, me, n, cols, third)
-    return loss, dz
+        every = [q.split(o.chunk) for q in (yield 'gather', R, n)]
+        yield from tour(lambda I,J,i,r,j: _third(I, J, Rs[i], every[r][j], Ds[i], o, w))
+    return loss, D[:,:-2].div_(f.kx).addr_((D[:,-2]-D[:,-1])/(2*f.g*f.kb), c)
 
 # %% ../nbs/26_distributed.ipynb #e71ac323
 def _simulate(programs):
@@ -193,8 +262,7 @@ def _simulate(programs):
         said = [p.send(h) for p,h in zip(programs, heard)]
         op,words = said[0][0], [x for _,x,_ in said]
         if op=='end': return words, received
-        if op=='shift': heard = [lambda x=words[r-1]: x for r in range(size)]
-        else: heard = [list(words)]*size
+        heard = [lambda x=words[r-1]: x for r in range(size)] if op=='shift' else [list(words)]*size
         if op=='say': continue
         for r in range(size):
             most = words[r-1].nbytes if op=='shift' else (size-1)*max(x.nbytes for x in words) # gathered tensors are padded to the longest
@@ -203,7 +271,7 @@ def _simulate(programs):
 # %% ../nbs/26_distributed.ipynb #bf178ded
 def _options(given):
     "All options of the loss, those not given at their defaults."
-    known = {k: p.default for k,p in inspect.signature(distributed_loss).parameters.items() if p.default is not p.empty and k!='group'}
+    known = {k: p.default for k,p in inspect.signature(distributed_loss).parameters.items() if p.default is not p.empty and k not in ('weight', 'group')}
     odd = [k for k in given if k not in known]
     need(not odd, 'options', ', '.join(odd), 'options of distributed_loss: '+', '.join(known), TypeError)
     return SimpleNamespace(**{**known, **given})
@@ -212,12 +280,14 @@ def _options(given):
 def simulate_ranks(
     zs:Sequence[Tensor], # Embeddings of each rank, (n_r, d)
     ys:Sequence[Tensor], # Labels of each rank, (n_r,)
-    **options            # Options of `distributed_loss`, but for `group`
+    weights:Sequence[Tensor]|None=None, # Weights of each rank's anchors, (n_r,); None: all alike
+    **options            # Options of `distributed_loss`, but for `weight` and `group`
 ) -> SimpleNamespace: # loss, grad and received (bytes by operation): lists with an entry per rank
     "What every rank of a distributed run would return, computed in one process by the same program."
     need(len(zs)==len(ys)>0, 'ys', f'{len(ys)} tensors for {len(zs)} ranks', 'one label vector per rank')
-    o = _options(options)
-    with torch.no_grad(): ends, received = _simulate([_rank(z, y, r, o, True) for r,(z,y) in enumerate(zip(zs, ys))])
+    need(weights is None or len(weights)==len(zs), 'weights', f'{len(weights or [])} tensors for {len(zs)} ranks', 'one weight vector per rank')
+    o,ws = _options(options), weights or [None]*len(zs)
+    with torch.no_grad(): ends, received = _simulate([_rank(z, y, r, o, True, v) for r,(z,y,v) in enumerate(zip(zs, ys, ws))])
     return SimpleNamespace(loss=[l for l,_ in ends], grad=[g for _,g in ends], received=received)
 
 # %% ../nbs/26_distributed.ipynb #9f8409f0
@@ -229,7 +299,8 @@ def _gather(x, n, group):
     pad = torch.zeros(max(n), *x.shape[1:], dtype=x.dtype, device=_device(group))
     pad[:len(x)] = x
     out = pad.new_empty(len(n)*max(n), *x.shape[1:])
-    dist.all_gather_into_tensor(out.view(torch.uint8), pad.view(torch.uint8), group=group)
+    send = getattr(dist, 'all_gather_single', None) or dist.all_gather_into_tensor # its name before torch 2.14
+    send(out.view(torch.uint8), pad.view(torch.uint8), group=group)
     return [b[:k].to(x.device) for b,k in zip(out.split(max(n)), n)]
 
 # %% ../nbs/26_distributed.ipynb #ecf0d28f
@@ -261,29 +332,23 @@ class _Formed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z, run):
         loss,grad = run(z)
-        ctx.save_for_backward(z, grad)
+        ctx.save_for_backward(grad)
         return loss
 
     @staticmethod
-    def backward(ctx, g): return g*_Once.apply(*ctx.saved_tensors), None
-
-class _Once(torch.autograd.Function):
-    "A gradient that refuses to be differentiated."
-    @staticmethod
-    def forward(ctx, z, grad): return grad.clone()
-
-    @staticmethod
-    def backward(ctx, g): raise RuntimeError('distributed_loss: expected one derivative, got a call for the second, which is not available')
+    def backward(ctx, g):
+        need(not torch.is_grad_enabled(), 'distributed_loss', 'create_graph=True, for a second', 'one derivative', RuntimeError)
+        return g*ctx.saved_tensors[0], None
 
 # %% ../nbs/26_distributed.ipynb #6f9cff14
-def _run(z, y, o, group):
+def _run(z, y, weight, o, group):
     "Run this rank's program: through torch.distributed where it is up, else alone."
     up = dist.is_available() and dist.is_initialized()
     me = dist.get_rank(group) if up else 0
     need(me>=0, 'group', 'a group without this process', 'a process group that it belongs to')
     grad = isinstance(z, Tensor) and z.requires_grad and torch.is_grad_enabled()
     def run(z):
-        program = _rank(z, y, me, o, grad)
+        program = _rank(z, y, me, o, grad, weight)
         with torch.no_grad(), torch.autocast(y.device.type if isinstance(y, Tensor) else 'cpu', enabled=False):
             return _carry(program, group) if up else _simulate([program])[0][0]
     return _Formed.apply(z, run) if grad else run(z)[0]
@@ -300,6 +365,7 @@ def distributed_loss(
     q:float|str=1.,        # InfoNCE's weight of the negatives, > 0; 'sum': their number
     tau:float=1.,          # Temperature, > 0
     tau_plus:float=0.,     # Debiasing is not available: 0
+    weight:Tensor|None=None, # Weight of each anchor in the mean, (n_r,), >= 0; None: all alike
     combine:str='mean',    # How the ranks' parameter gradients are combined afterwards: 'mean' (DDP) or 'sum'
     ring:bool|None=None,   # Pass columns round a ring? None: when all of them exceed `gather_limit` bytes
     chunk:int=1024,        # Largest tile of similarities is chunk x chunk
@@ -307,8 +373,8 @@ def distributed_loss(
     group:object|None=None # Process group; all processes, if None; this process alone, if torch.distributed is not up
 ) -> Tensor: # The loss of the whole batch, the same on every rank
     "`contrastive_loss` of the batches of all ranks together; every rank must call it."
-    o = {k: v for k,v in locals().items() if k not in ('z', 'y', 'group')}
-    return _run(z, y, _options(o), group)
+    o = {k: v for k,v in locals().items() if k not in ('z', 'y', 'weight', 'group')}
+    return _run(z, y, weight, _options(o), group)
 
 # %% ../nbs/26_distributed.ipynb #b91b9dec
 class DistributedLoss(nn.Module):
@@ -328,6 +394,6 @@ class DistributedLoss(nn.Module):
         kept = {k: v for k,v in self.loss.options.items() if k!='reduction'}
         return {**kept, 'beta': self.loss.beta, 'supervised': self.loss.supervised, **self.options}
 
-    def forward(self, z:Tensor, y:Tensor) -> Tensor:
-        "The loss of the whole batch; `z` (n_r, d) and `y` (n_r,) are this rank's."
-        return distributed_loss(z, y, group=self.group, **self._all())
+    def forward(self, z:Tensor, y:Tensor, weight:Tensor|None=None) -> Tensor:
+        "The loss of the whole batch; `z` (n_r, d), `y` (n_r,) and `weight` (n_r,) are this rank's."
+        return distributed_loss(z, y, weight=weight, group=self.group, **self._all())

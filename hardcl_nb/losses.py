@@ -78,46 +78,83 @@ def _check_options(beta, supervised, detach, alpha, q, tau, tau_plus, reduction,
     check_number(tau, 'tau', low=0, strict=True)
     need(check_number(tau_plus, 'tau_plus', low=0)<1, 'tau_plus', tau_plus, 'a class prior in [0, 1)')
     check_choice(reduction, 'reduction', ('mean', 'none'))
-    check_choice(engine, 'engine', ('auto', 'plain', 'tiled'))
-    need(engine!='tiled' or not tau_plus, 'engine', "'tiled' with tau_plus > 0", "'plain' or 'auto' where negatives are debiased")
+    check_choice(engine, 'engine', ('auto', 'plain', 'tiled', 'kernel'))
+    need(engine!='kernel' or not tau_plus, 'engine', "'kernel' with tau_plus > 0", "'plain', 'tiled' or 'auto' where negatives are debiased")
     for x,arg in [(supervised, 'supervised'), (detach, 'detach'), (validate, 'validate')]: check_choice(x, arg, (True, False))
 
 # %% ../nbs/11_losses.ipynb #d683ce03
-def _check_pairs(size, supervised):
-    "Refuse a batch without a positive pair, or without a negative."
-    n = len(size)
+def _check_pairs(size, supervised, n=None):
+    "Refuse a batch without a positive pair, or an anchor without a negative among `n` labels."
+    n = n or len(size)
     need(int(size.max())>1, 'y', f'{n} labels, all different', 'a label that occurs twice (else there is no positive pair)')
-    need(not supervised or int(size.min())<n, 'y', f'{n} labels, all equal', 'at least two labels (else there is no negative for supervised=True)')
+    need(not supervised or int(size.max())<n, 'y', f'{n} labels, all equal', 'at least two labels (else there is no negative for supervised=True)')
+
+def _check_weight(weight, z, has, validate):
+    "The weight of every sample as an anchor, (n,): 0 where it `has` no positive."
+    dtype = torch.float64 if z.dtype==torch.float64 else torch.float32
+    if weight is None: return has.to(dtype)
+    need(isinstance(weight, Tensor), 'weight', type(weight).__name__, f'a torch tensor of {len(z)} weights', TypeError)
+    need(weight.shape==has.shape and weight.device==z.device, 'weight', f'shape {tuple(weight.shape)} on {weight.device}', f'{len(z)} weights on {z.device}')
+    weight = weight.detach()
+    w = torch.where(has, weight.to(dtype), 0.)
+    if validate:
+        ok = bool((weight>=0).all()&(weight<math.inf).all()&(w.sum()>0))
+        need(ok, 'weight', f'{float(weight.min()):g} to {float(weight.max()):g}', 'finite weights >= 0, that of an anchor > 0')
+    return w
+
+# %% ../nbs/11_losses.ipynb #a3d1c7e2
+def _plain(z, y, size, w, weight, reduction, beta, supervised, tau, **options):
+    "This page's form: mean or rows."
+    wide = z.dtype==torch.float64 or (1+beta)/tau>(16 if supervised else 2) and z.device.type!='mps' # a device without float64
+    with torch.autocast(z.device.type, enabled=False):
+        rows = _exact(z.double() if wide else z.float(), y, size, beta, supervised, tau=tau, **options)
+    if reduction=='mean': loss = (rows*w).sum()/w.sum()
+    else: loss = (rows if weight is None else rows*w).masked_fill(size==1, math.nan)
+    return loss if z.dtype==torch.float64 else loss.float()
+
+# %% ../nbs/11_losses.ipynb #c5f7a920
+def _pick(engine, z, tau_plus):
+    "The engine that 'auto' stands for."
+    if engine!='auto': return engine
+    if len(z)<512: return 'plain' # measured: from here on tiles are no slower
+    if z.device.type=='cuda' and not tau_plus:
+        from hardcl_nb.kernel import kernel_ready
+        if kernel_ready(z)=='': return 'kernel'
+    return 'tiled'
+
+def _later(engine):
+    "The loss function of a later page."
+    if engine=='tiled':
+        from hardcl_nb.engine import tiled_loss
+        return tiled_loss
+    from hardcl_nb.kernel import kernel_loss
+    return lambda *batch, tau_plus, **options: kernel_loss(*batch, **options)
 
 # %% ../nbs/11_losses.ipynb #08b00a63
 def contrastive_loss(
-    z:Tensor,             # Embeddings, (n, d)
-    y:Tensor,             # Labels, (n,): classes, or image ids where views are stacked
+    z:Tensor,                # Embeddings, (n, d)
+    y:Tensor,                # Labels, (n,): classes, or image ids where views are stacked
     *,
-    beta:float=0.,        # Hardness, >= 0
-    supervised:bool=True, # Negatives from other labels only? else from everything but the anchor
-    detach:bool=True,     # Hold the weights of the negatives fixed in the gradient?
-    alpha:float=1.,       # InfoNCE's constant, >= 0
-    q:float|str=1.,       # InfoNCE's weight of the negatives, > 0; 'sum': their number
-    tau:float=1.,         # Temperature, > 0; divides all similarities, also under β
-    tau_plus:float=0.,    # Class prior of debiased negatives, in [0, 1); 0 is off
-    reduction:str='mean', # 'mean' over anchors; 'none' gives (n,), NaN where there is no positive
-    validate:bool=True,   # Look at the values too? (on a GPU this waits for the device)
-    engine:str='auto'     # 'plain': this page's form; 'tiled': in linear memory; 'auto': whichever pays
+    beta:float=0.,           # Hardness, >= 0
+    supervised:bool=True,    # Negatives from other labels only? else from everything but the anchor
+    detach:bool=True,        # Hold the weights of the negatives fixed in the gradient?
+    alpha:float=1.,          # InfoNCE's constant, >= 0
+    q:float|str=1.,          # InfoNCE's weight of the negatives, > 0; 'sum': their number
+    tau:float=1.,            # Temperature, > 0; divides all similarities, also under β
+    tau_plus:float=0.,       # Class prior of debiased negatives, in [0, 1); 0 is off
+    weight:Tensor|None=None, # Weight of each anchor, (n,), >= 0, held fixed; None is 1
+    reduction:str='mean',    # 'mean': weighted mean over anchors; 'none': weighted rows (n,), NaN where there is no positive
+    validate:bool=True,      # Look at the values too? (on a GPU this waits for the device)
+    engine:str='auto'        # 'plain': this page's form; 'tiled': in linear memory; 'kernel': on a GPU; 'auto': whichever pays
 ) -> Tensor: # Loss, scalar or (n,); float64 for float64 embeddings, else float32
     "The exact contrastive loss of a batch: all positive pairs, all negatives, tilted by exp(βs) (Jiang et al. 2023)."
     _check_options(beta, supervised, detach, alpha, q, tau, tau_plus, reduction, validate, engine)
-    check_embeddings(z, min_rows=2, finite=validate)
-    size = _class_sizes(y := check_labels(y, len(z), device=z.device))
+    size = _class_sizes(y := check_labels(y, len(check_embeddings(z, min_rows=2, finite=validate)), device=z.device))
     if validate: _check_pairs(size, supervised)
-    if engine=='tiled' or engine=='auto' and validate and not tau_plus and len(z)>=1024:
-        from hardcl_nb.engine import tiled_loss
-        return tiled_loss(z, y, beta=beta, supervised=supervised, detach=detach, alpha=alpha, q=q, tau=tau, reduction=reduction)
-    wide = z.dtype==torch.float64 or tau<.05 and z.device.type!='mps' # a device without float64
-    with torch.autocast(z.device.type, enabled=False):
-        loss = _exact(z.double() if wide else z.float(), y, size, beta, supervised, detach, alpha, q, tau, tau_plus)
-    if z.dtype!=torch.float64: loss = loss.float()
-    return loss.sum()/(size>1).sum() if reduction=='mean' else loss.masked_fill(size==1, math.nan)
+    w = _check_weight(weight, z, size>1, validate)
+    options = dict(beta=beta, supervised=supervised, detach=detach, alpha=alpha, q=q, tau=tau, tau_plus=tau_plus)
+    if (engine := _pick(engine, z, tau_plus))=='plain': return _plain(z, y, size, w, weight, reduction, **options)
+    return _later(engine)(z, y, weight=weight, reduction=reduction, validate=False, **options)
 
 # %% ../nbs/11_losses.ipynb #8320bda3
 class ContrastiveLoss(nn.Module):
@@ -128,15 +165,15 @@ class ContrastiveLoss(nn.Module):
         **options             # Further keyword options of `contrastive_loss`
     ):
         super().__init__()
-        known = {k: p.default for k,p in inspect.signature(contrastive_loss).parameters.items() if p.default is not p.empty}
+        known = {k: p.default for k,p in inspect.signature(contrastive_loss).parameters.items() if p.default is not p.empty and k!='weight'}
         odd = [k for k in options if k not in known]
         need(not odd, 'options', ', '.join(odd), 'options of contrastive_loss: '+', '.join(known), TypeError)
         _check_options(**{**known, **options, 'beta': beta, 'supervised': supervised})
         self.beta,self.supervised,self.options = beta,supervised,options
 
-    def forward(self, z:Tensor, y:Tensor) -> Tensor:
-        "The loss of embeddings `z` (n, d) with labels `y` (n,)."
-        return contrastive_loss(z, y, beta=self.beta, supervised=self.supervised, **self.options)
+    def forward(self, z:Tensor, y:Tensor, weight:Tensor|None=None) -> Tensor:
+        "The loss of embeddings `z` (n, d) with labels `y` (n,), its anchors weighted by `weight` (n,)."
+        return contrastive_loss(z, y, weight=weight, beta=self.beta, supervised=self.supervised, **self.options)
 
     def extra_repr(self): return ', '.join(f'{k}={v!r}' for k,v in {'beta':self.beta, 'supervised':self.supervised, **self.options}.items())
 

@@ -42,6 +42,9 @@ def bad_calls(rank, world, z, y):
         nan=lambda: distributed_loss(z*math.nan if last else z, y),
         kind=lambda: distributed_loss(None if last else z, y),
         labels=lambda: distributed_loss(z, y[1:] if last else y),
+        weights=lambda: distributed_loss(z, y, weight=torch.ones(len(y)) if last else None),
+        negative=lambda: distributed_loss(z, y, weight=torch.full((len(y),), -1. if last else 1.)),
+        short=lambda: distributed_loss(z, y, weight=torch.ones(len(y)-last)),
         pairs=lambda: distributed_loss(z, odd),
         negatives=lambda: distributed_loss(z, 0*y),
         empty=lambda: distributed_loss(z[:0], y[:0]))
@@ -63,6 +66,9 @@ def job(rank, world, z, y):
     m = net(); distributed_loss(m(z), y, beta=2., combine='sum').backward()
     for p in m.parameters(): dist.all_reduce(p.grad)
     r['sum'] = [p.grad for p in m.parameters()]
+    h = z.clone().requires_grad_()
+    loss = distributed_loss(h, y, beta=2., weight=1.*torch.arange(len(y))*(rank!=1), combine='sum', ring=True); loss.backward()
+    r['weighted'] = loss.detach(), h.grad
     h = z.clone().requires_grad_(rank==0) # one rank alone wants a gradient
     loss = distributed_loss(h, y, combine='sum')
     r['one'] = loss.requires_grad, torch.autograd.grad(loss, h)[0] if rank==0 else None
@@ -136,6 +142,15 @@ def test_parameter_gradients_are_those_of_a_single_process(run):
             if name=='ddp': assert_close(s['ddp'][0], loss.detach(), rtol=1e-12, atol=0)
             for a,p in zip(s[name][name=='ddp':], m.parameters(), strict=True): close(a, p.grad)
 
+def test_weighted_anchors_of_which_one_rank_has_none(run):
+    world,seen = run
+    z,y = batch(world); z.requires_grad_()
+    w = torch.cat([1.*torch.arange(n)*(r!=1) for r,n in enumerate(sizes[world])])
+    rows = contrastive_loss(z, y, beta=2., reduction='none'); has = rows.isfinite()
+    loss = (rows*w)[has].sum()/w[has].sum()
+    for s in seen: assert_close(s['weighted'][0], loss.detach(), rtol=1e-12, atol=0)
+    close(torch.cat([s['weighted'][1] for s in seen]), torch.autograd.grad(loss, z)[0])
+
 def test_one_rank_may_want_a_gradient_alone(run):
     world,seen = run
     assert [s['one'][0] for s in seen]==[True]+[False]*(world-1)
@@ -168,6 +183,9 @@ def test_groups_are_worlds_of_their_own(run):
     ('nan', 'ValueError', 'z: expected finite embeddings, got {n} of {n} rows with NaN or inf (on rank {last})'),
     ('kind', 'TypeError', 'z: expected a torch tensor of shape (n, d), got NoneType (on rank {last})'),
     ('labels', 'ValueError', 'y: expected {n} labels, one for each row of z, got shape ({m},) (on rank {last})'),
+    ('weights', 'ValueError', 'weight: expected the same choice on every rank, got no weights on {most}; weights on rank {last}'),
+    ('negative', 'ValueError', 'weight: expected finite weights >= 0, got others (on rank {last})'),
+    ('short', 'ValueError', 'weight: expected {n} weights on cpu, got shape ({m},) on cpu (on rank {last})'),
     ('pairs', 'ValueError', 'y: expected a label that occurs twice (else there is no positive pair), got {N} labels, all different'),
     ('negatives', 'ValueError', 'y: expected at least two labels (else there is no negative for supervised=True), got {N} labels, all equal'),
     ('empty', 'ValueError', 'z: expected at least 2 rows, got 0 row(s) on all ranks together')])
@@ -179,17 +197,33 @@ def test_all_ranks_refuse_in_the_same_words(run, name, kind, text):
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.lists(st.integers(0, 20), max_size=5), st.booleans(), st.booleans(), st.booleans(),
-       st.floats(0, 60), st.sampled_from([.05, 1.]), st.integers(1, 25))
-def test_any_cut_equals_the_whole(seed, cuts, supervised, detach, ring, beta, tau, chunk):
+       st.floats(0, 60), st.sampled_from([.05, 1., 30.]), st.integers(1, 25), st.booleans())
+def test_any_cut_equals_the_whole(seed, cuts, supervised, detach, ring, beta, tau, chunk, weighted):
+    "Whether one constant serves all rows (large tau) or not, weighted or not."
     g = torch.Generator().manual_seed(seed)
     z,y = torch.randn(20, 4, generator=g, dtype=torch.float64), torch.cat([torch.tensor([0,0,1,1]), torch.randint(6, (16,), generator=g)])
     y = y[torch.randperm(20, generator=g)]
     edges = sorted([0, 20, *cuts]); n = [b-a for a,b in zip(edges, edges[1:])]
     kw = dict(beta=beta, supervised=supervised, detach=detach, tau=tau)
-    sim = simulate_ranks(z.split(n), y.split(n), combine='sum', ring=ring, chunk=chunk, **kw)
-    h = z.clone().requires_grad_(); loss = contrastive_loss(h, y, **kw); loss.backward()
+    w = torch.rand(20, generator=g, dtype=torch.float64)+.01 if weighted else torch.ones(20)
+    sim = simulate_ranks(z.split(n), y.split(n), w.split(n) if weighted else None, combine='sum', ring=ring, chunk=chunk, **kw)
+    h = z.clone().requires_grad_(); rows = contrastive_loss(h, y, reduction='none', **kw); has = rows.isfinite()
+    loss = (rows*w)[has].sum()/w[has].sum(); loss.backward()
     assert_close(sim.loss[0], loss.detach(), rtol=1e-11, atol=1e-13)
     assert (torch.cat(sim.grad)-h.grad).norm()<=1e-10*h.grad.norm()+1e-13
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0, 60), st.booleans(), st.booleans(), st.sampled_from([.05, 1., 30.]))
+def test_one_constant_for_all_rows_bounds_them_all(seed, beta, supervised, near, tau):
+    "No similarity exceeds the upper bound, and every row has a negative above the lower one."
+    g = torch.Generator().manual_seed(seed); z,y = torch.randn(15, 3, generator=g, dtype=torch.float64)+3*near, torch.arange(15)%4
+    o, c = distributed._options(dict(beta=beta, supervised=supervised, tau=tau)), z.mean(0)
+    f = distributed._frame([distributed._bounds(z, c, o)], c, torch.bincount(y)[y], o)
+    x = next(distributed._pieces(z, y, y, 0, f, o)).x; s = (x[:,:-1]@x[:,:-1].T-x[:,-1:]*x[:,-1])/(1+beta)
+    largest = s.masked_fill(y[:,None]==y if supervised else torch.eye(15, dtype=torch.bool), -math.inf).amax(1)
+    gap, t = s-z@z.T/tau, ((z-c).square().sum(1)/tau+2*(z-c)@c/tau).amax()
+    half, tol = t-f.C, 1e-11*(1+s.abs().max()) # C is in the middle between the bounds
+    assert gap.max()-gap.min()<=tol and s.max()<=half+tol and largest.min()>=-half-tol
 
 @pytest.mark.parametrize('dtype, tol', [(torch.float32, 1e-5), (torch.bfloat16, 5e-3)])
 def test_a_narrow_cone_in_low_precision(dtype, tol):
@@ -270,9 +304,9 @@ def peak(ring, ranks, n, d, chunk):
 
 def test_memory_per_rank_is_what_the_formula_says():
     n,d,chunk = 64, 512, 32
-    row, tiles = n*d*4, 4*chunk*(18*chunk+5*d)
+    row, tiles = n*d*4, 4*chunk*(12*chunk+5*d)
     for ranks in (3, 10):
         N = ranks*n
-        extra = 3*row+N*(6*4+6*8)+tiles # centred rows, those in use, the gradient; numbers and labels with their sorting
-        assert 2*row<=peak(True, ranks, n, d, chunk)<=2*row+extra
-        assert N*d*4<=peak(False, ranks, n, d, chunk)<=N*d*4+extra
+        extra = 3*row+N*(6*8+8*8)+tiles # operand, gradient with the centre and without; numbers and labels with their sorting
+        assert 3*row<=peak(True, ranks, n, d, chunk)<=3*row+extra # the own rows sorted, the block in use, the one arriving
+        assert N*d*4+row<=peak(False, ranks, n, d, chunk)<=N*d*4+row+extra
