@@ -20,7 +20,7 @@ demo: .venv/.ready ## Train easy and hard negatives on two data sets; table, fig
 
 test: .venv/.ready ## Check that notebooks and modules agree, run every notebook and all tests (5 minutes)
 	@$(py) .ci/check.py
-	@$(py) -m pytest -q tests
+	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist loadfile tests
 
 lab: .venv/.ready ## Open JupyterLab at the first notebook
 	@$(py) -m jupyterlab nbs/00_notation.ipynb
