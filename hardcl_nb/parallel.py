@@ -94,12 +94,13 @@ def on_first(
     if said[1] is not None: raise said[1]
     return said[0]
 
-# %% ../nbs/26b_parallel.ipynb #e4fc7e68
+# %% ../nbs/26b_parallel.ipynb #03071091
 class Interrupted(KeyboardInterrupt):
     "A run that was stopped by a signal, after its checkpoint was saved."
     def __init__(self, signum:int, step:int):
-        super().__init__(f'stopped by {signal.Signals(signum).name} after step {step}')
+        super().__init__(signum, step) # what pickle hands back to it, when it leaves a worker process
         self.signum,self.step = signum,step
+    def __str__(self) -> str: return f'stopped by {signal.Signals(self.signum).name} after step {self.step}'
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[int], bool]]: # Called as stop(step) after each step: end here?

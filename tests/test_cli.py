@@ -97,7 +97,8 @@ def test_sigterm_to_a_comparison_saves_its_runs(tmp_path):
         if all((tmp_path/n/'metrics.csv').exists() and ',20,' in (tmp_path/n/'metrics.csv').read_text() for n in names): break
         time.sleep(.1)
     p.send_signal(signal.SIGTERM)
-    _,err = p.communicate(timeout=60)
+    try: _,err = p.communicate(timeout=120)
+    finally: p.kill()
     assert p.returncode==143 and '--resume goes on' in err, err
     steps = [json.loads(safe_open(str(tmp_path/n/'checkpoint.safetensors'), 'pt').metadata()['run'])['step'] for n in names]
     assert all(s>=20 for s in steps)
