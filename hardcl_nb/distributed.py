@@ -19,8 +19,6 @@ from .checks import check_choice, check_count, check_embeddings, check_labels, n
 from .losses import ContrastiveLoss, _check_options, _check_pairs, _class_sizes, _outer
 
 # %% ../nbs/26_distributed.ipynb #071edc31
-_room = 80. # between the smallest exponent and the largest
-
 def _bounds(z, c, o):
     "The largest s_ii, -b_i and b_i of the own rows, (1, 3); C is 0."
     top = c.new_full((3,), -math.inf)
@@ -28,6 +26,9 @@ def _bounds(z, c, o):
         x = x.to(c)-c; b = x@c/o.tau
         top = torch.maximum(top, torch.stack((x.square().sum(1)/o.tau+2*b, -b, b)).amax(1))
     return top[None]
+
+# %% ../nbs/26_distributed.ipynb #985c239d
+_room = 80. # between the smallest exponent and the largest
 
 def _frame(bounds, c, size, o):
     "What all ranks compute with: the centre c, the constant C and whether it serves all rows, scales of the columns."
@@ -89,6 +90,7 @@ def _over(R, s, o):
     m,l0,l1,log_q,*_ = R
     return (m/(1+o.beta)+l1-l0+log_q).to(s)-s
 
+# %% ../nbs/26_distributed.ipynb #360a3afb
 def _second(I, J, R, o):
     "The loss of the positive pairs in a tile; their slopes are added to G."
     loss = 0.
@@ -107,6 +109,7 @@ def _apart(E, m, l0, l1, G, moved, w):
     p = (u*w.rho).exp_().mul_((G*(-l0).exp()).to(E))
     return u.mul_(1-w.rho).add_((l0-l1).to(E)).expm1_().mul_(1/(1-w.rho)).add_(1).mul_(p)
 
+# %% ../nbs/26_distributed.ipynb #048fde67
 def _negatives(tiles, RI, RJ, moved, w):
     "M + Mᵀ of the negatives in a tile of exponents, which is overwritten."
     E,F,*T = tiles
@@ -153,6 +156,7 @@ def _check_how(o):
     check_choice(o.ring, 'ring', (None, True, False))
     check_count(o.chunk, 'chunk')
 
+# %% ../nbs/26_distributed.ipynb #37b42fdd
 def _check_own(z, y, weight, o):
     "Refuse what a rank can see alone."
     _check_how(o)
@@ -231,7 +235,7 @@ def _rank(z, y, me, o, grad, weight=None):
 
 # %% ../nbs/26_distributed.ipynb #31d796b0
 def _sweeps(z, me, n, cols, ys, size, R, c, o, grad):
-    "The three sweeps; returns the own part of the loss, and τ dL/dx of the own rows with the sums of M + Mᵀ."
+    "The three sweeps; returns the own part of the loss, and τ dL/dz of the own rows."
     start, host = [0, *accumulate(n)], [y.cpu() for y in ys]
     def pieces(r, block): return _pieces(block, ys[r], host[r], start[r], f, o)
     f = _frame((yield 'gather', _bounds(z, c, o), None), c, size, o)
