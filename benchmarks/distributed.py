@@ -3,7 +3,7 @@
     python benchmarks/distributed.py [--n 8192] [--d 512] [--ranks 1,2,4] [--rounds 3] [--out runs/bench]
     python benchmarks/distributed.py --cost [--rounds 3]
     python benchmarks/distributed.py --quick          a minute's check of both, at small sizes
-    python benchmarks/distributed.py --store          write nbs/results/26_distributed.json (with --cost: 33_cost.json), which the notebooks read
+    python benchmarks/distributed.py --store          write nbs/results/26_distributed.json (with --cost: 35_cost.json), which the notebooks read
 
 Every cell runs in fresh processes of one thread each, contestants taking turns; medians over rounds. A rank's extra memory is how far its largest resident
 size (ru_maxrss) rises over that after a warm-up on a small batch; MB of tensors: what is alive at most in one more call. `products` are the three matrix products alone, `engine` is contrastive_loss(engine='tiled').

@@ -195,7 +195,7 @@ def test_help_is_light_and_says_what_files():
 @pytest.fixture
 def callback(monkeypatch):
     "The callback as it stands on the page, with a stand-in for Lightning."
-    page = json.loads((Path(__file__).parent.parent/'nbs/32_diagnose.ipynb').read_text(encoding='utf-8'))
+    page = json.loads((Path(__file__).parent.parent/'nbs/34_diagnose.ipynb').read_text(encoding='utf-8'))
     text, = [s for c in page['cells'] if c['cell_type']=='code' and 'class CollapseCallback' in (s := ''.join(c['source']))]
     assert text.startswith('#| eval: false')
     monkeypatch.setitem(sys.modules, 'lightning', SimpleNamespace(Callback=object))
