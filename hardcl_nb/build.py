@@ -89,7 +89,7 @@ def _model(cfg, encoder):
     model, size = encoder, rank_and_size()[1]
     if size>1:
         device = next(encoder.parameters()).device
-        model = nn.parallel.DistributedDataParallel(encoder, device_ids=[device.index] if device.type=='cuda' else None, broadcast_buffers=False)
+        model = nn.parallel.DistributedDataParallel(encoder, device_ids=[device.index] if device.type=='cuda' else None)
     return torch.compile(model) if cfg.compile else model
 
 def _bound(cfg, data):

@@ -122,12 +122,17 @@ def interruptible() -> Iterator[Callable[[int], bool]]: # Called as stop(step) a
     finally:
         for s,h in before.items(): signal.signal(s, h)
 
-# %% ../nbs/27_parallel.ipynb #b1575720
-def _sum(x):
-    "The sum over all processes; its gradient is summed too."
-    if rank_and_size()[1]==1: return x
-    from torch.distributed.nn.functional import all_reduce
-    return all_reduce(x)
+# %% ../nbs/27_parallel.ipynb #5353678a
+class _Sum(torch.autograd.Function):
+    "The sum over all processes; every process's part has the summed gradient."
+    @staticmethod
+    def forward(ctx, x):
+        x = x.clone(); dist.all_reduce(x)
+        return x
+    @staticmethod
+    def backward(ctx, g): return _Sum.apply(g.contiguous())
+
+def _sum(x): return x if rank_and_size()[1]==1 else _Sum.apply(x)
 
 # %% ../nbs/27_parallel.ipynb #239de70d
 class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):

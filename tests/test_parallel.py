@@ -20,7 +20,7 @@ script = textwrap.dedent('''
         model,step_loss = None,None
         if size>1:
             enc = sync_batchnorm(enc)
-            model = nn.parallel.DistributedDataParallel(enc, broadcast_buffers=False)
+            model = nn.parallel.DistributedDataParallel(enc)
             step_loss = partial(distributed_loss, beta=5., supervised=not unsup)
         opt = torch.optim.SGD(enc.parameters(), .5, momentum=.9)
         recs = list(train(enc, d, make_loss(sys.argv[3], 5.), opt, steps=6, batch_size=batch, eval_every=3, model=model, step_loss=step_loss))
@@ -51,11 +51,11 @@ def test_torchrun_of_the_program_has_one_writer_and_goes_on(tmp_path):
     cmd = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', '-m', 'hardcl_nb.cli', '--steps', '6', '--eval-every', '3', '--batch-size', '65']
     one = [sys.executable, '-m', 'hardcl_nb.cli', *cmd[8:]]
     r = subprocess.run([*cmd, '--out', 'two'], capture_output=True, text=True, cwd=tmp_path)
-    assert r.returncode==0 and r.stdout.count('metrics in two/metrics.csv')==1, r.stderr[-3000:]
+    assert r.returncode==0 and r.stdout.count('metrics in two/metrics.csv')==1 and 'hardcl_train: warning' not in r.stderr, r.stderr[-3000:]
     assert subprocess.run([*one, '--out', 'one'], capture_output=True, cwd=tmp_path).returncode==0
     a,b = ([list(l.split(',')) for l in (tmp_path/d/'metrics.csv').read_text().splitlines()] for d in ('one', 'two'))
     assert len(a)==len(b)==4 and [l[5] for l in a]==[l[5] for l in b]
-    assert float(a[-1][7])==pytest.approx(float(b[-1][7]), rel=1e-3) # float32, another order of sums
+    assert float(a[-1][7])==pytest.approx(float(b[-1][7]), rel=1e-5) # float32, another order of sums: weights differ by 2e-6
     r = subprocess.run([*cmd, '--out', 'two'], capture_output=True, text=True, cwd=tmp_path)
     assert r.returncode!=0 and r.stderr.count('hardcl_train: error: out: expected a new folder')==1
     r = subprocess.run([*cmd, '--out', 'two', '--resume'], capture_output=True, text=True, cwd=tmp_path)
