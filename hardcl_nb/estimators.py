@@ -45,36 +45,51 @@ def _log_q(q, s, neg):
     "log q, (b, 1); 'sum' counts the allowed negatives."
     return neg.sum(1, keepdim=True).to(s).log() if q=='sum' else s.new_full((len(s),1), math.log(q))
 
-# %% ../nbs/12_estimators.ipynb #a3fe49de
-def _drawn(z, y, rows, m, k, beta, supervised, alpha, q, tau, generator):
-    "Sum over the anchors `rows` of the mean over their positives."
-    pos,neg = _pools(y, rows, supervised)
-    s = _similar(z, rows, tau)
-    w = _log_tilt(s.detach(), neg, beta).exp()
-    j = torch.multinomial(w, k*int(m[rows].max()), replacement=True, generator=generator)
-    A = s.gather(1, j).view(len(rows), -1, k).logsumexp(2)-math.log(k)
+# %% ../nbs/12_estimators.ipynb #d4f6942d
+def _draw(w, size, generator=None):
+    "`size` columns for each row of the weights w (b, n), with replacement: (b, size)."
+    n, kind = w.shape[1], torch.float32 if w.device.type=='mps' else torch.float64 # mps has no float64
+    cdf = w.cumsum(1, dtype=kind)
+    u = torch.rand(len(w), size, dtype=kind, device=w.device, generator=generator).mul_(cdf[:,-1:])
+    step = 2**max(0, (n-1).bit_length()-1)
+    cdf = F.pad(cdf.masked_fill(cdf==cdf[:,-1:], math.inf), (0, 2*step-n), value=math.inf) # u may be rounded up to the total
+    at = (cdf[:,step-1:step]<=u).long().mul_(step)
+    while step := step//2: at.add_(cdf[:,step-1:].gather(1, at)<=u, alpha=step)
+    return at
+
+# %% ../nbs/12_estimators.ipynb #84a02f0b
+def _drawn(s, pos, neg, k, beta, alpha, q, generator):
+    "Sum over rows of s (b, n) of the mean over their positives, and its slopes in s (b, n)."
+    m = pos.sum(1)
+    j = _draw(_log_tilt(s, neg, beta).exp(), k*int(m.max()), generator)
+    e = s.gather(1, j).view(len(s), -1, k)
+    top = e.amax(2, keepdim=True)
+    total = e.sub_(top).exp_().sum(2, keepdim=True)
     i,p = pos.nonzero(as_tuple=True)
     turn = pos.cumsum(1)[i,p]-1 # the first positive of a row takes its first k draws, and so on
-    x = A[i,turn]-s[i,p]+_log_q(q, s, neg)[i,0]
-    return (_infonce(x, alpha)/m[rows][i]).sum()
+    x = (top+total.log()-math.log(k))[i,turn,0]-s[i,p]+_log_q(q, s, neg)[i,0]
+    loss = _infonce(x, alpha)
+    pull = (x-loss).exp()/m[i]
+    share = torch.zeros_like(total).index_put_((i, turn), pull[:,None]).div_(total)
+    slopes = torch.zeros_like(s).scatter_add_(1, j, e.mul_(share).flatten(1))
+    slopes[i,p] -= pull
+    return (loss/m[i]).sum(), slopes
 
-# %% ../nbs/12_estimators.ipynb #9b49781a
+# %% ../nbs/12_estimators.ipynb #e3377b9b
 class _InBlocks(torch.autograd.Function):
-    "The sum of `f(z, rows)` over blocks of rows; each block's gradient is formed in the forward pass."
+    "The sum of `f(s, rows)` over blocks of rows, where f gives slopes in s too; the gradient is formed in the forward pass."
     @staticmethod
-    def forward(ctx, z, f, blocks):
-        total, grad = z.new_zeros(()), torch.zeros_like(z)
+    def forward(ctx, z, tau, f, blocks):
+        total, grad, x = z.new_zeros(()), torch.zeros_like(z), (z-z.mean(0))/tau
         for rows in blocks:
-            with torch.enable_grad():
-                x = z.detach().requires_grad_(ctx.needs_input_grad[0])
-                part = f(x, rows)
-            if x.requires_grad: grad += torch.autograd.grad(part, x)[0]
-            total += part.detach()
+            part, G = f(_similar(z, rows, tau), rows)
+            total += part
+            if ctx.needs_input_grad[0]: grad.addmm_(G.T, z[rows]/tau).index_add_(0, rows, G@x)
         ctx.save_for_backward(grad)
         return total
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, g): return g*ctx.saved_tensors[0], None, None
+    def backward(ctx, g): return g*ctx.saved_tensors[0], None, None, None
 
 # %% ../nbs/12_estimators.ipynb #f4403d07
 def _check_options(beta, alpha, q, tau, **switches):
@@ -86,7 +101,7 @@ def _check_options(beta, alpha, q, tau, **switches):
     check_number(tau, 'tau', low=0, strict=True)
     for a,x in switches.items(): check_choice(x, a, (True, False))
 
-# %% ../nbs/12_estimators.ipynb #6bcefe13
+# %% ../nbs/12_estimators.ipynb #621cbdcf
 def sampled_loss(
     z:Tensor,              # Embeddings, (n, d)
     y:Tensor,              # Labels, (n,)
@@ -98,17 +113,18 @@ def sampled_loss(
     q:float|str=1.,        # q > 0; 'sum': the number of allowed negatives
     tau:float=1.,          # Temperature τ > 0
     generator:torch.Generator|None=None, # Source of the draws, on z's device
-    chunk:int|None=None    # Anchors at a time; None keeps a block below 2²² numbers
+    chunk:int|None=None    # Anchors at a time; None keeps a block's draws below 2¹⁷, but on an accelerator 2²²
 ) -> Tensor: # The loss, a scalar
     "Contrastive loss with k drawn negatives per positive pair; no gradient through the draws (Jiang et al. 2023, the estimator of their experiments)."
     k = check_count(k, 'k')
     _check_options(beta, alpha, q, tau, supervised=supervised)
     z,y,m = _batch(z, y, supervised)
     need(generator is None or generator.device.type==z.device.type, 'generator', f'one on {generator and generator.device}', f'a generator on {z.device}, where z is')
-    rows = m.nonzero()[:,0]
-    chunk = max(1, 2**22//max(len(z), k*int(m.max()))) if chunk is None else check_count(chunk, 'chunk')
-    part = lambda z, rows: _drawn(z, y, rows, m, k, beta, supervised, alpha, q, tau, generator)
-    return _InBlocks.apply(z, part, rows.split(chunk))/len(rows)
+    rows = m.argsort(stable=True)[int((m==0).sum()):]
+    most = 2**17 if z.device.type=='cpu' else 2**22
+    chunk = max(1, most//max(len(z), k*int(m.max()))) if chunk is None else check_count(chunk, 'chunk')
+    part = lambda s, rows: _drawn(s, *_pools(y, rows, supervised), k, beta, alpha, q, generator)
+    with torch.autocast(z.device.type, enabled=False): return _InBlocks.apply(z, tau, part, rows.split(chunk))/len(rows)
 
 # %% ../nbs/12_estimators.ipynb #281630cf
 def _pairs(z, y, beta, supervised, detach, alpha, q, tau):
