@@ -71,7 +71,7 @@ def cell(name, n, device):
         def f(): z.grad = None; loss(z, y).backward()
         small = z.detach()[:256].clone().requires_grad_(); loss(small, y[:256]).backward() # libraries start up, kernels compile
         meter.start(); f(); mb = meter.mb()
-    if n<=16384 or device=='cuda': meter.time(f)
+    if n<=32768 or device=='cuda': meter.time(f)
     return dict(ms=statistics.median(meter.time(f) for _ in range(reps)), mb=mb, torch=torch.__version__, gpu=torch.cuda.get_device_name() if device=='cuda' else None)
 
 def main():
@@ -79,7 +79,7 @@ def main():
     p.add_argument('--out', default='runs/bench', help='folder for the results')
     p.add_argument('--json', help='a second place for the JSON file')
     p.add_argument('--sizes', default='512,2048,4096,8192,16384,32768,65536')
-    p.add_argument('--rounds', type=int, default=3, help='rounds up to 16384; larger sizes get one'); p.add_argument('--threads', type=int, default=2)
+    p.add_argument('--rounds', type=int, default=3, help='rounds up to 32768; larger sizes get one'); p.add_argument('--threads', type=int, default=2)
     p.add_argument('--plain-up-to', type=int, default=8192, help='largest size for implementations that hold n x n')
     p.add_argument('--device', default='cpu', choices=('cpu', 'cuda'))
     p.add_argument('--quick', action='store_true', help='one round at 128 and 256'); p.add_argument('--cell', help=argparse.SUPPRESS)
@@ -90,7 +90,7 @@ def main():
     env, res = {**os.environ, 'OMP_NUM_THREADS': str(a.threads), 'MKL_NUM_THREADS': str(a.threads)}, {}
     for r in range(rounds):
         for n in sizes:
-            if n>16384 and r: continue
+            if n>32768 and r: continue
             for name in names:
                 if n>a.plain_up_to and name not in LINEAR: continue
                 o = subprocess.run([sys.executable, __file__, '--cell', f'{name},{n}', '--device', a.device], env=env, capture_output=True, text=True)

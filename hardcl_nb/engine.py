@@ -37,7 +37,7 @@ def _slopes(e1, e0, a, p):
     e1.mul_(a)
     return e1 if p is None else e1.sub_(e0.mul_(p))
 
-# %% ../nbs/17_engine.ipynb #b0a1d2d2
+# %% ../nbs/17_engine.ipynb #9aa38583
 def _groups(sizes, rows):
     "Classes of sorted samples in groups of at most `rows`: (first, last+1, the same of its positives, several classes?)."
     out, b, at, k = [], 0, 0, 0
@@ -45,8 +45,9 @@ def _groups(sizes, rows):
         if at+m-b>rows: # no room for this class: close the group
             if at>b: out.append((b, at, b, at, k>1))
             b, k = at, 0
-        if rows<m<math.inf: # larger than a group: in pieces
-            out += [(i, min(i+rows, at+m), at, at+m, False) for i in range(at, at+m, rows)]
+        if rows<m<math.inf: # larger than a group: in even pieces
+            step = math.ceil(m/math.ceil(m/rows))
+            out += [(i, min(i+step, at+m), at, at+m, False) for i in range(at, at+m, step)]
             b = at = at+m
         else: at, k = at+m, k+1
     return out
@@ -83,7 +84,7 @@ def _work(z, reach, o):
     small = reach<=(16 if o.supervised else 4) and (o.detach or o.beta==0)
     return _out(z) if small else _fine(z)
 
-# %% ../nbs/17_engine.ipynb #b0a1d2e2
+# %% ../nbs/17_engine.ipynb #a3aa61e6
 def _batch(z, y, o):
     "A batch sorted by label, and the bound of (1+β)|s| in it."
     y, order = y.sort(stable=True)
@@ -94,9 +95,10 @@ def _batch(z, y, o):
     work = _work(z, reach, o)
     P, Q = torch.cat([x*(k/o.tau), k*b, k*one], 1).to(work), torch.cat([x, one, b], 1).to(work)
     sizes = torch.unique_consecutive(y, return_counts=True)[1]
-    rows = o.chunk or math.ceil(len(y)/max(1, round(len(y)/256)))+min(256, int(sizes.max())) # even groups
+    most = min(256, max(128, len(y)//5))
+    rows = o.chunk or math.ceil(len(y)/max(1, round(len(y)/most)))+min(256, int(sizes.max())) # even groups
     return SimpleNamespace(y=y, order=order, c=c, k=k, P=P, Q=Q, R=x.to(_out(z)), reach=reach, same=sizes.repeat_interleave(sizes),
-        groups=_groups(sizes.tolist(), rows), width=4*rows)
+        groups=_groups(sizes.tolist(), rows), width=4*rows, kept={})
 
 # %% ../nbs/17_engine.ipynb #b0a1d2e5
 def _powers(t, I, J, o, both=True):
@@ -108,14 +110,16 @@ def _powers(t, I, J, o, both=True):
         for e in (e1, e0)[:1+both]: _no(e, t.y[I], o)
     return e1, e0
 
-# %% ../nbs/17_engine.ipynb #b0a1d2b1
-def _sums(t, o):
-    "Σ e^{βs} and Σ e^{(1+β)s} over the negatives of every sample, (2, n)."
+# %% ../nbs/17_engine.ipynb #23e20593
+def _sums(t, o, keep=0):
+    "Σ e^{βs} and Σ e^{(1+β)s} over the negatives of every sample, (2, n); t.kept holds e^{(1+β)s} of the first tiles, about `keep` bytes."
     S = torch.zeros(2, len(t.y), dtype=torch.float64)
     for I,J in _tiles(t, o):
-        for k,e in zip((1, 0), _powers(t, I, J, o)):
+        es = _powers(t, I, J, o)
+        for k,e in zip((1, 0), es):
             S[k,I] += e.sum(1)
             if I!=J: S[k,J] += e.sum(0)
+        if I!=J and keep>0: t.kept[I.start,J.start], keep = es[0], keep-es[0].nbytes
     return S
 
 # %% ../nbs/17_engine.ipynb #b0a1d2b2
@@ -153,7 +157,7 @@ def _block(t, I, J, whole, pull, s, a, p, o):
     G = _slopes(e1, e0, a[:,None]+a, None if p is None else p[:,None]+p)
     _add(t, I, I, _no(G, t.y[I], o).sub_(pull+pull.T))
 
-# %% ../nbs/17_engine.ipynb #b0a1d2f1
+# %% ../nbs/17_engine.ipynb #4bc46442
 def _add(t, I, J, G):
     "Add what a block G of slopes gives to the gradient: G x without c, and the sums that go with c."
     G, D = (G, G.to(t.D)), t.D
@@ -164,13 +168,13 @@ def _spread(t, a, p, o):
     "Add the negatives' part of the gradient, but for blocks that are there already."
     both = p is not None
     for I,J in _tiles(t, o, whole=False):
-        e1,e0 = _powers(t, I, J, o, both)
+        e1,e0 = (t.kept.pop((I.start, J.start)), None) if (I.start, J.start) in t.kept else _powers(t, I, J, o, both)
         _add(t, I, J, _slopes(e1, e0, a[I,None]+a[J], p[I,None]+p[J] if both else None))
 
-# %% ../nbs/17_engine.ipynb #b0a1d2f2
+# %% ../nbs/17_engine.ipynb #d3929f17
 def _symmetric(t, weight, grad, o):
     "Losses of a batch's anchors (n,), and Σ weight·∂loss (n, d), in the batch's order."
-    S = _sums(t, o)
+    S = _sums(t, o, 2**24 if grad and (o.detach or not o.beta) else 0) # 16 MiB: all of 2,900 samples, little of a large batch
     t.D, t.h = torch.zeros_like(t.R), torch.zeros_like(S[0])
     loss, g = _pairs(t, S, weight[t.order].double() if grad else None, grad, o)
     back = lambda x: torch.empty_like(x).index_copy_(0, t.order, x)
