@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['kernel_ready', 'kernel_loss']
 
-# %% ../nbs/19_kernel.ipynb #caab411a
+# %% ../nbs/19_kernel.ipynb #5a9c7f3e
 import math, warnings
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from .checks import check_choice, check_embeddings, check_labels, need
-from .losses import _check_options, _check_pairs, _class_sizes, anchors
+from .losses import _check_options, _check_pairs, _check_weight, _class_sizes, anchors
 
 # %% ../nbs/19_kernel.ipynb #861cff66
 try:
@@ -292,12 +292,9 @@ def kernel_loss(
     need((why := kernel_ready(z))=='', 'z', why, 'embeddings that the kernel can run on', RuntimeError)
     return _reduce(z, y, weight, reduction, validate, (float(beta), supervised, detach, float(alpha), 0. if q=='sum' else float(q), float(tau), precision))
 
-# %% ../nbs/19_kernel.ipynb #8f25f563
+# %% ../nbs/19_kernel.ipynb #2a337a31
 def _reduce(z, y, weight, reduction, validate, options):
     "Mean or rows, with or without weights."
-    if weight is not None:
-        need(isinstance(weight, Tensor) and weight.shape==y.shape and weight.device==z.device, 'weight', getattr(weight, 'shape', weight), f'{len(z)} weights, where z is')
-        w = torch.where(anchors(y), weight.detach().float(), 0.)
-        if validate: need(bool((w>=0).all()&(w.sum()>0)&(w<math.inf).all()), 'weight', f'{float(w.min()):g} to {float(w.max()):g}', 'finite weights >= 0, one of an anchor > 0')
+    if weight is not None: w = _check_weight(weight, z, anchors(y), validate)
     if reduction=='none': return _rows(z, y, *options) if weight is None else _rows(z, y, *options)*weight.detach().float()
     return _mean(z, y, None if weight is None else w/w.sum(), *options, torch.is_grad_enabled() and z.requires_grad)[0]
