@@ -84,15 +84,15 @@ def _work(z, reach, o):
     small = reach<=(16 if o.supervised else 4) and (o.detach or o.beta==0)
     return _out(z) if small else _fine(z)
 
-# %% ../nbs/17_engine.ipynb #a3aa61e6
+# %% ../nbs/17_engine.ipynb #ee1c7c5e
 def _batch(z, y, o):
     "A batch sorted by label, and the bound of (1+β)|s| in it."
     y, order = y.sort(stable=True)
     x = z.detach()[order].double(); c = x.mean(0); x -= c
     b, one, k = (x@c/o.tau)[:,None], x.new_ones(len(x), 1), (1+o.beta)/math.log(2)
     r = x.norm(dim=1).max()
-    reach = torch.maximum((1+o.beta)*(r*r/o.tau+2*b.abs().max()), 2*c.norm()/r) # the second: a cone
-    work = _work(z, reach, o)
+    reach = (1+o.beta)*(r*r/o.tau+2*b.abs().max())
+    work = _work(z, torch.maximum(reach, 2*c.norm()/r), o) # the second: a cone
     P, Q = torch.cat([x*(k/o.tau), k*b, k*one], 1).to(work), torch.cat([x, one, b], 1).to(work)
     sizes = torch.unique_consecutive(y, return_counts=True)[1]
     most = min(256, max(128, len(y)//5))

@@ -102,10 +102,15 @@ def _check_weight(weight, z, has, validate):
         need(ok, 'weight', f'{float(weight.min()):g} to {float(weight.max()):g}', 'finite weights >= 0, that of an anchor > 0')
     return w
 
-# %% ../nbs/11_losses.ipynb #a3d1c7e2
-def _plain(z, y, size, w, weight, reduction, beta, supervised, tau, **options):
+# %% ../nbs/11_losses.ipynb #15f0b937
+def _narrow(z):
+    "Do embeddings (n, d) sit in a narrow cone?"
+    c = z.detach().float().mean(0)
+    return bool(c.norm()>8*(z.detach()-c).norm(dim=1).max())
+
+def _plain(z, y, size, w, weight, reduction, validate, beta, supervised, tau, **options):
     "This page's form: mean or rows."
-    wide = z.dtype==torch.float64 or (1+beta)/tau>(16 if supervised else 2) and z.device.type!='mps' # a device without float64
+    wide = z.dtype==torch.float64 or z.device.type!='mps' and ((1+beta)/tau>(16 if supervised else 2) or validate and _narrow(z)) # mps has no float64
     with torch.autocast(z.device.type, enabled=False):
         rows = _exact(z.double() if wide else z.float(), y, size, beta, supervised, tau=tau, **options)
     if reduction=='mean': loss = (rows*w).sum()/w.sum()
@@ -130,7 +135,7 @@ def _later(engine):
     from hardcl_nb.kernel import kernel_loss
     return lambda *batch, tau_plus, **options: kernel_loss(*batch, **options)
 
-# %% ../nbs/11_losses.ipynb #08b00a63
+# %% ../nbs/11_losses.ipynb #70cf8cea
 def contrastive_loss(
     z:Tensor,                # Embeddings, (n, d)
     y:Tensor,                # Labels, (n,): classes, or image ids where views are stacked
@@ -153,7 +158,7 @@ def contrastive_loss(
     if validate: _check_pairs(size, supervised)
     w = _check_weight(weight, z, size>1, validate)
     options = dict(beta=beta, supervised=supervised, detach=detach, alpha=alpha, q=q, tau=tau, tau_plus=tau_plus)
-    if (engine := _pick(engine, z, tau_plus))=='plain': return _plain(z, y, size, w, weight, reduction, **options)
+    if (engine := _pick(engine, z, tau_plus))=='plain': return _plain(z, y, size, w, weight, reduction, validate, **options)
     return _later(engine)(z, y, weight=weight, reduction=reduction, validate=False, **options)
 
 # %% ../nbs/11_losses.ipynb #8320bda3
