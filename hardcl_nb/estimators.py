@@ -75,8 +75,8 @@ def _drawn(s, pos, neg, k, beta, alpha, q, generator):
     slopes[i,p] -= pull
     return (loss/m[i]).sum(), slopes
 
-# %% ../nbs/12_estimators.ipynb #e3377b9b
-class _InBlocks(torch.autograd.Function):
+# %% ../nbs/12_estimators.ipynb #a1d1d76a
+class _BySlopes(torch.autograd.Function):
     "The sum of `f(s, rows)` over blocks of rows, where f gives slopes in s too; the gradient is formed in the forward pass."
     @staticmethod
     def forward(ctx, z, tau, f, blocks):
@@ -101,7 +101,7 @@ def _check_options(beta, alpha, q, tau, **switches):
     check_number(tau, 'tau', low=0, strict=True)
     for a,x in switches.items(): check_choice(x, a, (True, False))
 
-# %% ../nbs/12_estimators.ipynb #621cbdcf
+# %% ../nbs/12_estimators.ipynb #2b6f6829
 def sampled_loss(
     z:Tensor,              # Embeddings, (n, d)
     y:Tensor,              # Labels, (n,)
@@ -119,12 +119,13 @@ def sampled_loss(
     k = check_count(k, 'k')
     _check_options(beta, alpha, q, tau, supervised=supervised)
     z,y,m = _batch(z, y, supervised)
-    need(generator is None or generator.device.type==z.device.type, 'generator', f'one on {generator and generator.device}', f'a generator on {z.device}, where z is')
+    right = generator is None or isinstance(generator, torch.Generator) and generator.device.type==z.device.type
+    need(right, 'generator', getattr(generator, 'device', type(generator).__name__), f'a torch.Generator on {z.device}, where z is')
     rows = m.argsort(stable=True)[int((m==0).sum()):]
     most = 2**17 if z.device.type=='cpu' else 2**22
     chunk = max(1, most//max(len(z), k*int(m.max()))) if chunk is None else check_count(chunk, 'chunk')
     part = lambda s, rows: _drawn(s, *_pools(y, rows, supervised), k, beta, alpha, q, generator)
-    with torch.autocast(z.device.type, enabled=False): return _InBlocks.apply(z, tau, part, rows.split(chunk))/len(rows)
+    with torch.autocast(z.device.type, enabled=False): return _BySlopes.apply(z, tau, part, rows.split(chunk))/len(rows)
 
 # %% ../nbs/12_estimators.ipynb #281630cf
 def _pairs(z, y, beta, supervised, detach, alpha, q, tau):

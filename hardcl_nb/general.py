@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['MeanForm', 'general_loss', 'GeneralLoss']
 
-# %% ../nbs/18_general.ipynb #8ef5269a
+# %% ../nbs/18_general.ipynb #e90b197d
 import inspect, math
 from collections.abc import Callable
 from dataclasses import dataclass
 import torch
 from torch import nn, Tensor
 from .checks import check_choice, check_count, check_embeddings, check_labels, check_number, need
-from .estimators import _InBlocks, _pools
+from .estimators import _pools
 from .game import InfoNCE, Linear, Softplus, Triplet, check_psi
 from .hardening import Exponential, Threshold, check_eta, tilted_weights
 from .losses import _check_pairs, _class_sizes, _outer
@@ -109,6 +109,24 @@ def _row_losses(z, rows, y, m, psi, eta, supervised, detach, tau):
         w = tilted_weights(full.detach() if detach else full, eta, neg)
         if isinstance(psi, MeanForm): return _mean_price(s, w, pos, psi, m[rows])
         return (_outer(_log_mean(s, w)+math.log(psi.q)-s, psi.alpha)*pos).sum(1)/m[rows]
+
+# %% ../nbs/18_general.ipynb #a031a897
+class _InBlocks(torch.autograd.Function):
+    "The sum of `f(z, rows)` over blocks of rows; each block's gradient is formed in the forward pass."
+    @staticmethod
+    def forward(ctx, z, f, blocks):
+        total, grad = z.new_zeros(()), torch.zeros_like(z)
+        for rows in blocks:
+            with torch.enable_grad():
+                x = z.detach().requires_grad_(ctx.needs_input_grad[0])
+                part = f(x, rows)
+            if x.requires_grad: grad += torch.autograd.grad(part, x)[0]
+            total += part.detach()
+        ctx.save_for_backward(grad)
+        return total
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g): return g*ctx.saved_tensors[0], None, None
 
 # %% ../nbs/18_general.ipynb #c36c7787
 class _Rows(torch.autograd.Function):

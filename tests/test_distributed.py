@@ -250,7 +250,7 @@ z0, y0 = torch.eye(6, 3), torch.arange(6)%2
     (dict(tau_plus=.1), ValueError, 'tau_plus: expected 0 '),
     (dict(tau=0.), ValueError, 'tau: expected a finite number > 0'),
     (dict(reduction='mean'), TypeError, 'options: expected options of distributed_loss'),
-    (dict(zs=[z0[:3], z0[3:].long()]), TypeError, 'z: expected floating-point embeddings, got dtype torch.int64 (on rank 1)'),
+    (dict(zs=[z0[:3], z0[3:].long()]), TypeError, 'z: expected floating-point embeddings of 16, 32 or 64 bits, got dtype torch.int64 (on rank 1)'),
     (dict(zs=[z0[0], z0[3:]]), ValueError, 'z: expected a tensor of shape (n, d), got shape (3,) (on rank 0)'),
     (dict(ys=[y0]), ValueError, 'ys: expected one label vector per rank, got 1 tensors for 2 ranks'),
     (dict(zs=[], ys=[]), ValueError, 'ys: expected one label vector per rank')])
