@@ -75,7 +75,7 @@ def _drawn(s, pos, neg, k, beta, alpha, q, generator):
     slopes[i,p] -= pull
     return (loss/m[i]).sum(), slopes
 
-# %% ../nbs/12_estimators.ipynb #a1d1d76a
+# %% ../nbs/12_estimators.ipynb #f8bd8b19
 class _BySlopes(torch.autograd.Function):
     "The sum of `f(s, rows)` over blocks of rows, where f gives slopes in s too; the gradient is formed in the forward pass."
     @staticmethod
@@ -91,6 +91,8 @@ class _BySlopes(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, g): return g*ctx.saved_tensors[0], None, None, None
 
+_apply = torch.compiler.disable(_BySlopes.apply) # how many draws depends on the labels, which a compiled graph does not see
+
 # %% ../nbs/12_estimators.ipynb #f4403d07
 def _check_options(beta, alpha, q, tau, **switches):
     "Refuse options outside their range."
@@ -101,7 +103,7 @@ def _check_options(beta, alpha, q, tau, **switches):
     check_number(tau, 'tau', low=0, strict=True)
     for a,x in switches.items(): check_choice(x, a, (True, False))
 
-# %% ../nbs/12_estimators.ipynb #2b6f6829
+# %% ../nbs/12_estimators.ipynb #48cb2a4f
 def sampled_loss(
     z:Tensor,              # Embeddings, (n, d)
     y:Tensor,              # Labels, (n,)
@@ -125,7 +127,7 @@ def sampled_loss(
     most = 2**17 if z.device.type=='cpu' else 2**22
     chunk = max(1, most//max(len(z), k*int(m.max()))) if chunk is None else check_count(chunk, 'chunk')
     part = lambda s, rows: _drawn(s, *_pools(y, rows, supervised), k, beta, alpha, q, generator)
-    with torch.autocast(z.device.type, enabled=False): return _BySlopes.apply(z, tau, part, rows.split(chunk))/len(rows)
+    with torch.autocast(z.device.type, enabled=False): return _apply(z, tau, part, rows.split(chunk))/len(rows)
 
 # %% ../nbs/12_estimators.ipynb #281630cf
 def _pairs(z, y, beta, supervised, detach, alpha, q, tau):

@@ -163,3 +163,11 @@ def test_bad_input_is_named(f, kw, err, msg):
 def test_bad_options_are_named(f, err, msg):
     with pytest.raises(err) as e: f()
     assert msg in str(e.value)
+
+def test_inside_a_compiled_function():
+    z,y = torch.randn(30, 4, generator=rng()), torch.arange(30)%5
+    f = lambda z: sampled_loss(2*z, y, k=3, beta=2.)
+    a,b = z.clone().requires_grad_(), z.clone().requires_grad_()
+    torch.manual_seed(0); u = f(a)
+    torch.manual_seed(0); v = torch.compile(f, backend='aot_eager')(b)
+    assert_close(u, v); assert_close(torch.autograd.grad(u, a), torch.autograd.grad(v, b))
