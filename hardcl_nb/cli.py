@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from .config import OptionParser, RunConfig, as_list, as_number, run_name, settings, typed
 
-# %% ../nbs/33_cli.ipynb #3253b2b6
+# %% ../nbs/33_cli.ipynb #9f6d335f
 @contextmanager
 def one_line_errors(
     prog:str,     # Name of the program, at the start of the line
@@ -22,8 +22,9 @@ def one_line_errors(
         warnings.showwarning = lambda m,c,*a,**k: _say(f'{prog}: warning: {m}')
         try: yield
         except KeyboardInterrupt as e: _stop(f"{prog}: {e if str(e) else 'interrupted'}. {go_on}".strip(), 128+getattr(e, 'signum', signal.SIGINT))
-        except (ValueError, TypeError, OSError, FloatingPointError) as e:
-            if isinstance(e, TypeError) and ': expected ' not in str(e): raise # a mistake of ours
+        except (ValueError, TypeError, OSError, FloatingPointError, MemoryError, RuntimeError) as e:
+            ours = isinstance(e, TypeError) and ': expected ' not in str(e) or isinstance(e, RuntimeError) and not any(w in str(e) for w in ('memory', 'allocate', ': expected '))
+            if ours: raise # a mistake of ours
             _stop(f"{prog}: error: {' '.join(str(e).split())}", 1 if isinstance(e, FloatingPointError) else 2)
 
 def _say(line):

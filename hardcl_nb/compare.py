@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['grid', 'run_all', 'collect', 'hardcl_compare']
 
-# %% ../nbs/40_compare.ipynb #62822214
-import json, os, signal, sys, warnings
+# %% ../nbs/40_compare.ipynb #416d8e0b
+import argparse, json, os, signal, sys, warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,7 +15,7 @@ from types import ModuleType
 from .cli import one_line_errors
 from .config import OptionParser, RunConfig, as_list, as_number, data_name, places, run_name, settings, typed
 
-# %% ../nbs/40_compare.ipynb #a442e179
+# %% ../nbs/40_compare.ipynb #9c0cc566
 def grid(
     data:list[str],     # Data sets
     methods:list[str],  # Methods
@@ -33,7 +33,7 @@ def grid(
     cfgs = [RunConfig(data=d, method=m, beta=float(b), norm=n, seed=s, **settings) for d in data for n in norms for m,b in pairs for s in seeds]
     names = [run_name(c) for c in cfgs]
     twice = next((n for n in names if names.count(n)>1), None)
-    if twice: raise ValueError(f'data: expected data sets with different names, got {", ".join(data)}, two of which would be {twice}')
+    if twice: raise ValueError(f'data, betas: expected data sets with different names and hardnesses that differ in six digits, got {", ".join(data)} and {", ".join(map(str, betas))}: two runs would be {twice}')
     return cfgs
 
 # %% ../nbs/40_compare.ipynb #f86624e2
@@ -84,7 +84,7 @@ def _terminable(pool):
     finally:
         if before is not None: signal.signal(signal.SIGTERM, before)
 
-# %% ../nbs/40_compare.ipynb #cf9de8ee
+# %% ../nbs/40_compare.ipynb #999f05c4
 def run_all(
     cfgs:list,              # Settings of the runs
     out:str|Path,           # Folder of the comparison; each run has a folder under `runs/` in it
@@ -96,6 +96,7 @@ def run_all(
 ) -> None:
     "Train all runs of a comparison, several at a time."
     from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
     from tqdm import tqdm
     from hardcl_nb.compare import _fits, _one # not from the main program, when this module is run as one
     n = min(workers or min(os.cpu_count() or 1, 8), len(cfgs))
@@ -106,9 +107,10 @@ def run_all(
             done = pool.map(_one, jobs)
         try:
             for _ in tqdm(done, total=len(jobs), desc='runs', unit='run', disable=not progress, dynamic_ncols=True): pass
+        except BrokenProcessPool: raise ChildProcessError(f'workers: expected {n} processes that live, got one that was killed (too little memory?); what is finished is kept, and resume goes on') from None
         except BaseException: pool.shutdown(cancel_futures=True); raise
 
-# %% ../nbs/40_compare.ipynb #9c6dacc6
+# %% ../nbs/40_compare.ipynb #883faa63
 _keys = ('data', 'norm', 'method', 'beta', 'seed')
 
 def _folders(out, overlay):
@@ -118,34 +120,46 @@ def _folders(out, overlay):
         yield from [f] if (f/'config.json').is_file() else sorted(p for p in (f/'runs').iterdir() if (p/'config.json').is_file())
 
 def _check_overlay(overlay):
-    "Refuse folders without runs."
-    for o in overlay:
-        if not ((Path(o)/'config.json').is_file() or (Path(o)/'runs').is_dir()): raise ValueError(f'overlay: expected folders of runs or comparisons, got {o}')
+    "Refuse folders without runs, and runs that cannot be read."
+    for o in map(Path, overlay):
+        if not ((o/'config.json').is_file() or (o/'runs').is_dir()): raise ValueError(f'overlay: expected folders of runs or comparisons, got {o}')
+        for f in ([o] if (o/'config.json').is_file() else [p for p in (o/'runs').iterdir() if (p/'config.json').is_file()]): _read_run(f)
 
 def _read_run(folder):
     "Settings, metrics and last spectrum of a run; None if it is not finished."
     from hardcl_nb.runs import read_csv
-    c = json.loads((folder/'config.json').read_text(encoding='utf-8'))['config']
-    rows = read_csv(folder/'metrics.csv')
-    if not rows or rows[-1]['step']!=c['steps']: return None
-    keys = {**{k: c[k] for k in _keys}, 'data': data_name(c['data'])}
-    return c, rows, [{**keys, **r} for r in read_csv(folder/'spectrum.csv') if r['step']==c['steps']]
+    try:
+        stored = json.loads((folder/'config.json').read_text(encoding='utf-8'))
+        c, rows = stored['config'], read_csv(folder/'metrics.csv')
+        if not rows or rows[-1]['step']!=c['steps']: return None
+        keys = {**{k: c[k] for k in _keys}, 'data': data_name(c['data'])}
+        return {**c, 'data_digest': stored.get('data_digest')}, rows, [{**keys, **r} for r in read_csv(folder/'spectrum.csv') if r['step']==c['steps']]
+    except (ValueError, KeyError, TypeError, OSError) as e: raise ValueError(f'{folder}: expected the files of a run, got {e!r}') from None
 
-# %% ../nbs/40_compare.ipynb #58d71c20
+# %% ../nbs/40_compare.ipynb #bc568f3c
+def _check_set(sets, c, folder):
+    "Refuse two data sets that share a name: their runs would be averaged as if they differed in the seed only. A file that has moved is the same by its digest."
+    name, digest = data_name(c['data']), c['data_digest']
+    was = sets.setdefault(name, (c['data'], digest, folder))
+    same = digest==was[1] if digest and was[1] else c['data']==was[0]
+    if not same: raise ValueError(f"data: expected one data set of the name {name}, got {was[0]} in {was[2]} and {c['data']}, which differs, in {folder}")
+
+# %% ../nbs/40_compare.ipynb #053951a5
 def collect(
     out:str|Path,              # Folder of the comparison
     overlay:Sequence[str|Path]=() # Folders of other runs or comparisons
 ) -> tuple[list[dict], list[dict]]: # Rows of metrics, rows of final spectra
     "Read all finished runs of a comparison, and write `metrics.csv` and `spectra.csv`."
     from hardcl_nb.runs import columns, write_csv
-    rows,spectra,seen,odd = [],[],{},set()
+    rows,spectra,seen,odd,sets = [],[],{},set(),{}
     for folder in _folders(out, overlay):
         if (got := _read_run(folder)) is None: continue
         c,mine,sv = got
-        key = tuple(c[k] for k in _keys)
+        key = tuple(data_name(c[k]) if k=='data' else c[k] for k in _keys)
+        _check_set(sets, c, folder)
         if key in seen: raise ValueError(f'overlay: expected runs that differ in {", ".join(_keys)}, got {folder} and {seen[key][0]}')
         first = next(iter(seen.values()), (None, c))[1]
-        odd |= {k for k in c if k not in (*_keys, *places) and c[k]!=first.get(k)}
+        odd |= {k for k in c if k not in (*_keys, *places, 'data_digest') and c[k]!=first.get(k)}
         seen[key] = folder,c
         rows += mine; spectra += sv
     if odd: warnings.warn(f"the runs differ in {', '.join(sorted(odd))} too")
@@ -168,17 +182,18 @@ def _compare(cfgs, out, workers, threads, overwrite, overlay):
     print(text_table(rows))
     print(f'{len({tuple(r[k] for k in _keys) for r in rows})} runs; open {out}/report.html')
 
-# %% ../nbs/40_compare.ipynb #5925e5b7
+# %% ../nbs/40_compare.ipynb #672e8b70
 def _check_folder(out, workers, threads, resume, overwrite):
     "Refuse a folder that is not fit for a comparison."
     for k,v in (('workers', workers), ('threads', threads)):
         if v<0: raise ValueError(f'{k}: expected a whole number >= 0, got {v}')
     if resume and overwrite: raise ValueError('resume: expected one of resume and overwrite, got both')
     if out.exists() and not out.is_dir(): raise ValueError(f'out: expected a folder, got {out}, a file')
-    if ((out/'runs').exists() or (out/'config.json').exists()) and not (resume or overwrite):
-        raise ValueError(f'out: expected a new folder, or --resume or --overwrite, got {out}, which already holds a run')
+    there = [f for f in ('runs', 'config.json', 'metrics.csv', 'spectra.csv', 'report.html') if (out/f).exists()]
+    if there and not (resume or overwrite): raise ValueError(f"out: expected a new folder, or --resume or --overwrite, got {out}, which already holds {', '.join(there)}")
+    if resume and there and 'runs' not in there: raise ValueError(f"out: expected the folder of a comparison to resume, got {out}, which holds {', '.join(there)} but no runs")
 
-# %% ../nbs/40_compare.ipynb #f7426200
+# %% ../nbs/40_compare.ipynb #3565d3a9
 _lists = {'data': ('digits', 'Data sets, comma-separated: digits, latent100, cifar10, cifar100, stl10, tinyimagenet, .npz files, folders of class folders'),
     'methods': ('scl,hscl,ucl,hucl', 'Losses, comma-separated: scl, hscl (negatives from other classes), ucl, hucl (from everywhere)'),
     'betas': ('0,2,5,10,30', 'Hardnesses, comma-separated; scl and ucl stand for 0'),
@@ -189,9 +204,9 @@ def _parser():
     "The options of the program."
     p = OptionParser('hardcl_compare', description=hardcl_compare.__doc__, allow_abbrev=False)
     p.add_argument('--config', metavar='FILE', help='JSON file with settings; the flags below win over it')
-    for k,(default,text) in _lists.items(): p.add_argument(f'--{k}', metavar='LIST', default='', help=f'{text} (default: {default})')
+    for k,(default,text) in _lists.items(): p.add_argument(f'--{k}', metavar='LIST', default=argparse.SUPPRESS, help=f'{text} (default: {default})')
     p.add_argument('--out', metavar='FOLDER', default='runs/compare', help='Folder: metrics.csv, spectra.csv, report.html, figures with their CSV, and a folder for each run (default: runs/compare)')
-    p.add_argument('--overlay', metavar='LIST', default='', help='Folders of other runs or comparisons to show too, comma-separated')
+    p.add_argument('--overlay', metavar='LIST', default=argparse.SUPPRESS, help='Folders of other runs or comparisons to show too, comma-separated')
     p.add_argument('--workers', metavar='INT', default='0', help='Runs at a time; 0 for one per core, at most 8')
     p.add_argument('--threads', metavar='INT', default='1', help='Threads of each run; 0 shares the cores among the workers (default: 1)')
     p.add_argument('--resume', action='store_true', help='Keep finished runs in --out, go on with unfinished ones, add new ones')
@@ -199,7 +214,14 @@ def _parser():
     p.add_fields(RunConfig, skip=_keys)
     return p
 
-# %% ../nbs/40_compare.ipynb #31e78e25
+# %% ../nbs/40_compare.ipynb #4209da13
+def _plural(got):
+    "A file of one run's settings, such as its config.json, stands for lists of one."
+    for one,many in (('method', 'methods'), ('beta', 'betas'), ('norm', 'norms'), ('seed', 'seeds')):
+        if one in got and (v := got.pop(one)) is not None: got.setdefault(many, [v])
+    return got
+
+# %% ../nbs/40_compare.ipynb #ec2d3666
 def hardcl_compare(
     args:Sequence[str]|None=None # Words of the command line; those of the shell if None
 ) -> None:
@@ -208,8 +230,8 @@ def hardcl_compare(
         said = vars(_parser().parse_args(args))
         out,resume,overwrite = Path(said.pop('out')), said.pop('resume'), said.pop('overwrite')
         workers,threads = (as_number(said.pop(k), k, int) for k in ('workers', 'threads'))
-        overlay = as_list(o, 'overlay') if (o := said.pop('overlay')) else []
-        got = settings({k: v for k,v in said.items() if v!=''}, extra=list(_lists))
+        overlay = as_list(said.pop('overlay'), 'overlay') if 'overlay' in said else []
+        got = _plural(settings(said, extra=list(_lists)))
         kinds = dict(betas=float, seeds=int)
         lists = {k: as_list(got.pop(k, d), k, kinds.get(k, str)) for k,(d,_) in _lists.items()}
         _check_folder(out, workers, threads, resume, overwrite)

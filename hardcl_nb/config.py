@@ -61,7 +61,7 @@ def _complete(cfg):
     if cfg.views is None: object.__setattr__(cfg, 'views', 2 if cfg.positives=='view' else 1)
     if isinstance(cfg.beta, int) and not isinstance(cfg.beta, bool): object.__setattr__(cfg, 'beta', float(cfg.beta))
 
-# %% ../nbs/29_config.ipynb #f4468e3f
+# %% ../nbs/29_config.ipynb #6bee6308
 _choices = dict(positives=('class', 'view'), arch=('auto', 'mlp', 'small', 'resnet18', 'resnet50'), init=('random', 'nc'), optimiser=('adam', 'adamw', 'sgd'), views=(1, 2))
 
 def _check(cfg):
@@ -79,17 +79,19 @@ def _check(cfg):
     for k in ('lr', 'tau', 'clip'):
         if getattr(cfg, k) is not None: check_number(getattr(cfg, k), k, 0, strict=True)
     check_number(cfg.weight_decay, 'weight_decay', 0); check_number(cfg.val, 'val', 0, .9)
+    for k,high in dict(seed=2**63-1, dim=2**20, head=2**20, k=2**20, batch_size=2**31-1, lr=1e38, weight_decay=1e38).items(): # float32 ends at 3e38
+        need((v := getattr(cfg, k)) is None or v<=high, k, v, f'at most {high}')
     need(cfg.positives=='class' or cfg.views==2, 'views', cfg.views, '2 where positives=view')
     need(cfg.views==1 or cfg.augment!='none', 'augment', 'none', 'light or simclr where there are two views')
     need(cfg.k is None or not cfg.attached, 'attached', 'attached together with k', 'one of the two: draws have no gradient')
 
-# %% ../nbs/29_config.ipynb #e90841a8
+# %% ../nbs/29_config.ipynb #a85450a9
 def _check_types(cfg):
     "Refuse values of another type than the field's."
     kinds = {'str': (str,), 'bool': (bool,), 'int': (int,), 'float': (int, float)}
     for f in fields(cfg):
-        v,(kind,_) = getattr(cfg, f.name),_kind(f)
-        ok = v is None if v is None else isinstance(v, kinds[kind]) and (kind=='bool' or not isinstance(v, bool))
+        v,(kind,optional) = getattr(cfg, f.name),_kind(f)
+        ok = optional if v is None else isinstance(v, kinds[kind]) and (kind=='bool' or not isinstance(v, bool))
         if not ok: raise TypeError(f'{f.name}: expected {_words[kind]}, got {v!r}')
 
 def _kind(f):
@@ -123,15 +125,17 @@ def data_name(
     name = Path(data).stem if os.sep in data or data.endswith('.npz') else data
     return ''.join(c if c.isalnum() or c in '._+' else '_' for c in name) or 'data'
 
-# %% ../nbs/29_config.ipynb #02a1d31d
+# %% ../nbs/29_config.ipynb #42fc049f
 def as_number(
     x:str|float,         # What was given
     arg:str,             # Name of the argument, for the message
     kind:type=float      # float or int
 ) -> float|int: # The number
     "Text from the command line as a number."
-    try: return kind(x)
-    except (TypeError, ValueError): raise ValueError(f"{arg}: expected {'a whole number' if kind is int else 'a number'}, got {x!r}") from None
+    try:
+        if isinstance(x, bool) or kind is int and isinstance(x, float) and not x.is_integer(): raise ValueError
+        return kind(x)
+    except (TypeError, ValueError, OverflowError): raise ValueError(f"{arg}: expected {'a whole number' if kind is int else 'a number'}, got {x!r}") from None
 
 def as_list(
     x:str|list|tuple,    # Comma-separated text, or a list
@@ -140,7 +144,8 @@ def as_list(
 ) -> list: # The values, without repetitions, in the order given
     "Comma-separated text as a list."
     parts = [p.strip() for p in x.split(',')] if isinstance(x, str) else list(x) if isinstance(x, (list, tuple)) else [x]
-    if not all(str(p) for p in parts): raise ValueError(f'{arg}: expected values between commas, got {x!r}')
+    if not all(isinstance(p, (str, int, float)) and str(p) for p in parts) or kind is str and not all(isinstance(p, str) for p in parts):
+        raise ValueError(f'{arg}: expected values between commas, got {x!r}')
     return list(dict.fromkeys(parts if kind is str else (as_number(p, arg, kind) for p in parts)))
 
 # %% ../nbs/29_config.ipynb #3338e360
@@ -165,7 +170,7 @@ def _add(parser, f, doc):
     if kind=='bool': parser.add_argument(*names, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
     else: parser.add_argument(*names, default=argparse.SUPPRESS, metavar=kind.upper(), help=text.replace('%', '%%'))
 
-# %% ../nbs/29_config.ipynb #b57c5ddb
+# %% ../nbs/29_config.ipynb #353748b5
 def typed(
     cls:type,     # A dataclass
     given:dict    # Name -> value; text from a shell, or values from a file
@@ -178,20 +183,20 @@ def _typed(f, v):
     kind,optional = _kind(f)
     if optional and (v is None or v=='none'): return None
     if isinstance(v, str) and kind in ('int', 'float'): return as_number(v, f.name, {'int': int, 'float': float}[kind])
-    if kind=='float' and isinstance(v, int) and not isinstance(v, bool): return float(v)
+    if kind=='float' and isinstance(v, int) and not isinstance(v, bool): return as_number(v, f.name)
     return v
 
-# %% ../nbs/29_config.ipynb #0a6ab508
+# %% ../nbs/29_config.ipynb #d94fff3f
 def read_config(
     path:str|Path, # A JSON file: an object of settings, or the config.json of a run
     known:list     # Names that may occur
 ) -> dict: # Name -> value
     "Settings from a file."
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f'config: expected a JSON file, got {path}, which is not there')
+    if not path.is_file(): raise FileNotFoundError(f"config: expected a JSON file, got {path}, {'a folder' if path.is_dir() else 'which is not there'}")
     try: got = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as e: raise ValueError(f'config: expected JSON in {path}, got {e}') from None
-    if isinstance(got, dict) and isinstance(got.get('config'), dict): got = got['config']
+    except (ValueError, RecursionError) as e: raise ValueError(f'config: expected JSON in {path}, got {e}') from None
+    if isinstance(got, dict) and isinstance(got.get('config'), dict) and set(got)<={'config', 'versions', 'data_digest'}: got = got['config']
     if not isinstance(got, dict): raise ValueError(f'config: expected an object of settings in {path}, got {type(got).__name__}')
     odd = [k for k in got if k not in known]
     if odd: raise ValueError(f"config: expected settings among {', '.join(known)}, got {', '.join(odd)} in {path}")
@@ -204,4 +209,7 @@ def settings(
     "Lay the flags over the file of settings."
     file = said.get('config')
     names = [f.name for f in fields(RunConfig)]
-    return {**(read_config(file, [*names, *extra]) if file else {}), **{k: v for k,v in said.items() if k!='config'}}
+    if 'steps' in said and 'epochs' in said: raise ValueError('steps: expected one of steps and epochs, got both')
+    got = read_config(file, [*names, *extra]) if file else {}
+    if 'steps' in said: got.pop('epochs', None) # a run has one length
+    return {**got, **{k: v for k,v in said.items() if k!='config'}}

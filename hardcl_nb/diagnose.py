@@ -20,7 +20,7 @@ if TYPE_CHECKING: # for type checkers alone: the command line must not wait for 
     from numpy import ndarray
     from torch import Tensor
 
-# %% ../nbs/34_diagnose.ipynb #8f5a6425
+# %% ../nbs/34_diagnose.ipynb #632bb821
 _suffixes = ('.npy', '.npz', '.safetensors', '.pt', '.pth', '.txt')
 
 def _bad(arg, expected, given): raise ValueError(f'{arg}: expected {expected}, got {given}')
@@ -31,7 +31,6 @@ def _read(path, arg):
     kind = path.suffix.lower()
     if kind not in _suffixes: _bad(arg, f'a file that ends in {", ".join(_suffixes)}', path)
     try: return (_read_numpy if kind in ('.npy', '.npz', '.txt') else _read_torch)(path)
-    except MemoryError: raise
     except Exception as e: raise ValueError(f'{arg}: expected a readable {kind} file, got {path}: {_why(e)}') from None
 
 def _why(e):
@@ -106,7 +105,7 @@ def _only_matrix(found):
     fits = [k for k,v in found.items() if not isinstance(v, str) and v.ndim==2 and 'float' in str(v.dtype)]
     return fits[0] if len(fits)==1 else None
 
-# %% ../nbs/34_diagnose.ipynb #109e6390
+# %% ../nbs/34_diagnose.ipynb #12004735
 def _tensor(v, arg, kinds):
     "An array or tensor of floats ('f') or of integers ('iu') as a tensor."
     import numpy as np, torch
@@ -114,7 +113,11 @@ def _tensor(v, arg, kinds):
     if isinstance(v, str): _bad(arg, want, v)
     if isinstance(v, np.ndarray):
         if v.dtype.kind not in kinds or v.dtype.itemsize>8: _bad(arg, want, f'dtype {v.dtype}')
+        if v.dtype.kind=='u' and v.size and v.max()>2**63-1: _bad(arg, 'integers below 2^63', v.max())
         return torch.from_numpy(v.astype(v.dtype.newbyteorder('=') if kinds=='f' else np.int64))
+    if v.is_nested or v.layout!=torch.strided or v.device.type!='cpu': _bad(arg, 'a dense tensor', f'a {"nested" if v.is_nested else v.layout} tensor on {v.device}')
+    if v.numel()*v.element_size()>max(v.untyped_storage().nbytes(), 2**28): _bad(arg, 'a tensor whose numbers are all there', f'shape {tuple(v.shape)} over {v.untyped_storage().nbytes()} bytes')
+    if v.dtype==torch.uint64 and v.numel() and bool((v.view(torch.int64)<0).any()): _bad(arg, 'integers below 2^63', 'larger ones')
     if v.is_floating_point()!=(kinds=='f') or v.is_complex() or v.dtype==torch.bool: _bad(arg, want, f'dtype {v.dtype}')
     return v.detach() if kinds=='f' else v.detach().long()
 

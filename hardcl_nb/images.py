@@ -7,8 +7,8 @@ __all__ = ['torchvision_sets', 'tiny_url', 'tiny_sha256', 'ImageData', 'check_sh
            'load_torchvision', 'safe_extract', 'load_tinyimagenet', 'load_images', 'load_dataset', 'take_classes',
            'to_float', 'pixel_stats', 'Pixels', 'hold_out', 'm_per_class_batches', 'balanced_batches', 'image_stream']
 
-# %% ../nbs/21_images.ipynb #969969cc
-import hashlib, os, shutil, stat, zipfile, zlib
+# %% ../nbs/21_images.ipynb #c55d3a49
+import hashlib, os, shutil, stat, warnings, zipfile, zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -66,13 +66,13 @@ def check_sha256(
     need(got==sha256.lower(), 'data', f'{got}: {path.name} is damaged or another version', f'SHA-256 {sha256}')
     return path
 
-# %% ../nbs/21_images.ipynb #872c35e0
+# %% ../nbs/21_images.ipynb #56ad087f
 def _read_npz(path, keys):
     "The arrays of an npz file; those in `keys` must be there."
     try:
         with zipfile.ZipFile(path) as z: found = [Path(n).stem for n in z.namelist()]
         with np.load(path, allow_pickle=False) as f: arrays = {k: f[k] for k in (*keys, 'classes') if k in found}
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError) as e:
+    except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, NotImplementedError, MemoryError) as e:
         with path.open('rb') as f: digest = hashlib.file_digest(f, 'sha256').hexdigest()
         raise ValueError(f'data: expected a sound npz file, got {path.name} (SHA-256 {digest}): {e}') from None
     need(all(k in found for k in keys), 'data', ', '.join(found) or 'none', f'arrays {", ".join(keys)} in {path.name}')
@@ -92,7 +92,7 @@ def _labels(a, key):
     need(a.ndim==1 or a.ndim==2 and a.shape[1]==1, key, f'shape {a.shape}', 'shape (n,) or (n, 1): one label for each image')
     return torch.from_numpy(a.reshape(-1).astype(np.int64))
 
-# %% ../nbs/21_images.ipynb #82028a85
+# %% ../nbs/21_images.ipynb #b1571fc1
 def load_npz(
     path:str|Path,        # An .npz file with train_images, train_labels, test_images, test_labels
     part:str='test',      # The part to judge on: 'test', or 'val' where the file has one
@@ -106,7 +106,8 @@ def load_npz(
     keys = [f'{p}_{k}' for p in ('train', part) for k in ('images', 'labels')]
     a = _read_npz(path, keys)
     x,y,tx,ty = (f(a[k], k) for k,f in zip(keys, (_pixels, _labels)*2))
-    classes = tuple(map(str, a.get('classes', ())))
+    classes = tuple(map(str, np.atleast_1d(a.get('classes', ()))))
+    need((top := max([0, *y.tolist()]))<2**20, keys[1], top, 'labels that count the classes from 0')
     return ImageData(path.stem, x, y, tx, ty, len(classes) or max([1, *y.tolist()])+1, classes)
 
 # %% ../nbs/21_images.ipynb #c67de1a6
@@ -124,8 +125,9 @@ def save_npz(
     with open(f'{path}.part', 'wb') as f: np.savez(f, **arrays)
     os.replace(f'{path}.part', path)
 
-# %% ../nbs/21_images.ipynb #1a2429ec
+# %% ../nbs/21_images.ipynb #624cf4b8
 _suffixes = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
+_others = ('.gif', '.heic', '.avif', '.heif', '.jfif', '.jp2', '.tga', '.svg', '.raw', '.dcm', '.exr')
 
 def _read_image(file):
     "One 8-bit image as an array, (h, w) if grey, else (h, w, 3)."
@@ -134,9 +136,10 @@ def _read_image(file):
         with Image.open(file) as im:
             need(not im.mode.startswith(('I', 'F')), 'data', f'mode {im.mode} in {file}', 'images of 8 bits a channel')
             return np.asarray(im.convert('L' if im.mode in ('L', '1') else 'RGB'))
-    except (OSError, SyntaxError) as e: raise ValueError(f'data: expected an image, got a damaged or unknown file {file}: {e}') from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+        raise e if str(e).startswith('data: ') else ValueError(f'data: expected an image, got a damaged or unknown file {file}: {e}') from None
 
-# %% ../nbs/21_images.ipynb #121926ba
+# %% ../nbs/21_images.ipynb #7423d0f3
 def _read_images(files):
     "Images of one size as uint8 (n, c, h, w); grey ones become RGB where others are."
     ims = [_read_image(f) for f in files]
@@ -147,7 +150,11 @@ def _read_images(files):
 
 def _files_of(folder):
     "The image files in a folder and below, sorted."
-    files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in _suffixes and p.is_file())
+    files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in _suffixes and (p.is_file() or p.is_symlink()))
+    gone = [p for p in files if not p.exists()]
+    need(not gone, 'data', f'{len(gone)} links to files that are not there, the first {gone[0] if gone else None}', f'image files in {folder}')
+    other = sum(p.suffix.lower() in _others for p in folder.rglob('*'))
+    if other: warnings.warn(f'data: {other} images in {folder} are passed over: expected {", ".join(_suffixes)}, got endings like {", ".join(_others[:3])}')
     need(len(files)>0, 'data', f'none in {folder}', 'at least one image in each class folder')
     return files
 
@@ -156,19 +163,28 @@ def _read_classes(root, classes):
     lists = [_files_of(root/c) for c in classes]
     return _read_images(sum(lists, [])), torch.arange(len(classes)).repeat_interleave(torch.tensor([len(l) for l in lists]))
 
-# %% ../nbs/21_images.ipynb #ddbb57fd
+# %% ../nbs/21_images.ipynb #9ec3785a
 def _class_names(root):
     "Names of the class folders."
     names = tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith('.')))
     need(len(names)>=2, 'data', ', '.join(names) or 'none', f'at least two class folders in {root}')
     return names
 
+def _splits(names):
+    "Which folders are the training part and the part to judge on; (None, None) where the folders are classes."
+    by = {n.lower(): n for n in reversed(names)}
+    train, held = (next((by[k] for k in ks if k in by), None) for ks in (('train', 'training'), ('test', 'val', 'valid', 'validation', 'dev', 'eval')))
+    if train is None: return None, None
+    need(held is not None, 'data', ', '.join(names), f'a folder test or val beside {train}, or class folders alone')
+    return train, held
+
 def _stratified(y, share, seed):
     "Which samples to hold out: a share of each class, at least one, never all."
     check_number(share, 'share', 0, .9, strict=True)
     device,y = y.device,y.cpu()
     counts = torch.bincount(y)
-    need(int(counts[counts>0].min())>=2, 'share', f'a class with {int(counts[counts>0].min())}', 'at least two samples in each class, one for each side')
+    few = (counts==1).nonzero()[:,0].tolist()
+    need(not few, 'data', f'one in {len(few)} of them, the first being class {few[0] if few else None}', 'at least two samples in each class, one for each side of a split')
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(check_count(seed, 'seed', 0)))
     out = torch.zeros(len(y), dtype=torch.bool)
     for c in y.unique():
@@ -176,7 +192,7 @@ def _stratified(y, share, seed):
         out[mine[:min(len(mine)-1, max(1, round(share*len(mine))))]] = True
     return out.to(device)
 
-# %% ../nbs/21_images.ipynb #31f66ab7
+# %% ../nbs/21_images.ipynb #05be58ee
 def load_folder(
     path:str|Path,       # Folder of class folders, or of train and test (or val) with class folders in each
     test_size:float=.2,  # Share of each class kept for testing where there is no test folder
@@ -185,15 +201,15 @@ def load_folder(
     "Load an image set from folders of images, one for each class (torchvision's ImageFolder)."
     path = Path(path)
     need(path.is_dir(), 'data', f'no folder {path}', 'an existing folder', FileNotFoundError)
-    held = next((path/p for p in ('test', 'val') if (path/p).is_dir()), None)
     names = _class_names(path)
-    if held is None or not (path/'train').is_dir():
+    train, held = _splits(names)
+    if train is None:
         x,y = _read_classes(path, names)
         out = _stratified(y, test_size, seed)
         return ImageData(path.name, x[~out], y[~out], x[out], y[out], len(names), names)
-    names,theirs = _class_names(path/'train'), _class_names(held)
-    need(set(theirs)<=set(names), 'data', ', '.join(sorted(set(theirs)-set(names))), f'the classes of train in {held.name}: {", ".join(names)}')
-    (x,y),(tx,ty) = _read_classes(path/'train', names), _read_classes(held, theirs)
+    names,theirs = _class_names(path/train), _class_names(path/held)
+    need(set(theirs)<=set(names), 'data', ', '.join(sorted(set(theirs)-set(names))), f'the classes of {train} in {held}: {", ".join(names)}')
+    (x,y),(tx,ty) = _read_classes(path/train, names), _read_classes(path/held, theirs)
     return ImageData(path.name, x, y, tx, torch.tensor([names.index(c) for c in theirs])[ty], len(names), names)
 
 # %% ../nbs/21_images.ipynb #e65acce7
@@ -313,7 +329,7 @@ def take_classes(
     names = {'classes': data.classes[:k]} if getattr(data, 'classes', ()) else {}
     return replace(data, num_classes=k, **kept, **names)
 
-# %% ../nbs/21_images.ipynb #dec87385
+# %% ../nbs/21_images.ipynb #77a42dd7
 def to_float(
     x:Tensor # Images: bytes, or floats in [0, 1]
 ) -> Tensor: # Floats in [0, 1] on the same device; floats are left as they are
@@ -323,14 +339,15 @@ def to_float(
 
 def pixel_stats(
     x:Tensor # Images, uint8 (n, c, h, w)
-) -> tuple[Tensor, Tensor]: # Mean and standard deviation of each channel, in [0, 1], (c,) each
+) -> tuple[Tensor, Tensor]: # Mean and standard deviation of each channel, in [0, 1], (c,) each; 1 for the deviation of a constant channel
     "Mean and standard deviation of each channel, over all images and pixels."
     levels = torch.arange(256, dtype=torch.float64)/255
     counts = sum(torch.stack([torch.bincount(c.flatten().long(), minlength=256) for c in part.unbind(1)]) for part in x.split(4096))
     counts = counts.cpu().double()
     share = counts/counts.sum(1, keepdim=True)
     mean = share@levels
-    return mean.float(), (share@levels**2-mean**2).clamp(min=0).sqrt().float()
+    std = (share@levels**2-mean**2).clamp(min=0).sqrt()
+    return mean.float(), torch.where(std>1e-6, std, 1.).float()
 
 # %% ../nbs/21_images.ipynb #38ee0be5
 class Pixels(nn.Module):

@@ -40,7 +40,7 @@ def processes(
         gc.collect() # what holds the group must go before it
         dist.destroy_process_group()
 
-# %% ../nbs/27_parallel.ipynb #27a86986
+# %% ../nbs/27_parallel.ipynb #95277550
 def pick_device(
     device:str='auto', # 'auto' or any torch device
     local:int=0        # Number of this process on its machine
@@ -50,6 +50,8 @@ def pick_device(
     try: dev = torch.device(device)
     except RuntimeError: raise ValueError(f"device: expected auto, cpu, cuda, cuda:0 and so on, got {device!r}") from None
     need(dev.type!='cuda' or torch.cuda.is_available(), 'device', repr(device), 'a device that is there (no GPU is visible)')
+    try: torch.zeros(1, device=dev).item()
+    except Exception as e: raise ValueError(f'device: expected a device that is there, got {device!r}: {(str(e).splitlines() or [type(e).__name__])[0][:120]}') from None
     return torch.device('cuda', local) if dev.type=='cuda' and dev.index is None else dev
 
 # %% ../nbs/27_parallel.ipynb #325e53a0

@@ -77,15 +77,18 @@ def evaluate(
     acc = [centre_accuracy(z, data.train_y, e, y, data.num_classes) for e,y in ((z, data.train_y), (tz, data.test_y))]
     return dict(loss=loss, gap=loss-bound, **geometry, train_acc=acc[0], test_acc=acc[1], singular_values=list(map(float, rep.singular_values)))
 
-# %% ../nbs/28_training.ipynb #ada5d714
+# %% ../nbs/28_training.ipynb #b806d139
 def probe_subset(
     data:Data|ImageData, # The data set
-    total:int=1000       # About how many samples; never more per class than the smallest class has
+    total:int=1000       # About how many samples; at least two of each class, never more than the smallest class has
 ) -> Tensor: # Indices into the training part, on its device
-    "A class-balanced subset of the training part, the same in every run on this data set."
-    smallest = int(torch.bincount(data.train_y, minlength=data.num_classes).min())
-    per_class = max(1, min(smallest, check_count(total, 'total')//data.num_classes))
-    return balanced_subset(data.train_y, per_class, torch.Generator().manual_seed(0)).to(data.train_y.device)
+    "A class-balanced subset of the training part, the same in every run on this data set; classes of one sample, which have no positive pair, are left out."
+    sizes = torch.bincount(data.train_y, minlength=data.num_classes)
+    need(int(sizes.min())>0, 'data', f'none of class {int(sizes.argmin())}', f'training samples of each of the {data.num_classes} classes, numbered from 0')
+    need(int(sizes.max())>1, 'data', 'one sample of each class', 'a class with two training samples')
+    pairs = (sizes[data.train_y]>1).nonzero()[:,0]
+    per_class = max(2, min(int(sizes[sizes>1].min()), check_count(total, 'total')//data.num_classes))
+    return pairs[balanced_subset(data.train_y[pairs], per_class, torch.Generator().manual_seed(0)).to(pairs.device)]
 
 # %% ../nbs/28_training.ipynb #7d79ddcb
 schedules:tuple[str, ...] = ('constant', 'cosine', 'fall', 'rise')

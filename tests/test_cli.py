@@ -109,3 +109,40 @@ def test_overlay_shows_runs_from_elsewhere(tmp_path):
     r = sh('compare', *small, '--methods', 'scl', '--overlay', 'one', '--out', 'c', cwd=tmp_path)
     assert r.returncode==0 and 'HSCL' in r.stdout and '2 runs' in r.stdout and 'the runs differ in lr too' in r.stderr, r.stderr
     assert (tmp_path/'c/nc-digits-ball.csv').read_text().count('β = 7')==3*3
+
+def test_a_comparison_spares_what_is_not_its_own_and_tells_data_sets_apart(tmp_path):
+    import numpy as np
+    for i,folder in enumerate('ab'):
+        g = np.random.default_rng(i); y = np.arange(60)%3; (tmp_path/folder).mkdir()
+        x = g.integers(0, 256, (60, 6, 6, 1), dtype=np.uint8)
+        np.savez(tmp_path/folder/'x.npz', train_images=x, train_labels=y, test_images=x, test_labels=y)
+    (tmp_path/'moved').mkdir(); (tmp_path/'moved/x.npz').write_bytes((tmp_path/'a/x.npz').read_bytes())
+    small = ['--methods', 'scl', '--steps', '2', '--eval_every', '1', '--batch_size', '16', '--arch', 'mlp', '--workers', '1']
+    (tmp_path/'mine').mkdir(); (tmp_path/'mine/report.html').write_text('precious')
+    r = sh('compare', *small, '--out', 'mine', cwd=tmp_path)
+    assert r.returncode==2 and 'got mine, which already holds report.html' in r.stderr
+    for folder,seed in (('a', 0), ('b', 1), ('moved', 2)): assert sh('compare', *small, '--data', f'{folder}/x.npz', '--seeds', str(seed), '--out', f'c{folder}', cwd=tmp_path).returncode==0
+    r = sh('compare', *small, '--data', 'a/x.npz', '--out', 'ca', '--resume', '--overlay', 'cb', cwd=tmp_path)
+    assert r.returncode==2 and 'data: expected one data set of the name x, got a/x.npz in ca/runs/x-scl-b0-ball-s0 and b/x.npz, which differs' in r.stderr
+    r = sh('compare', *small, '--data', 'a/x.npz', '--out', 'ca', '--resume', '--overlay', 'cmoved', cwd=tmp_path)
+    assert r.returncode==0 and '2 runs' in r.stdout, r.stderr
+    (tmp_path/'bad/runs/z').mkdir(parents=True); (tmp_path/'bad/runs/z/config.json').write_text('{"x": 1}')
+    r = sh('compare', *small, '--out', 'never', '--overlay', 'bad', cwd=tmp_path)
+    assert r.returncode==2 and 'z: expected the files of a run' in r.stderr and not (tmp_path/'never').exists()
+
+def test_files_of_settings(tmp_path):
+    def train(text, *args):
+        (tmp_path/'c.json').write_text(text)
+        r = sh('cli', '--config', 'c.json', *args, '--overwrite', '--out', 'one', cwd=tmp_path)
+        return r if r.returncode else json.loads((tmp_path/'one/config.json').read_text())['config']
+    c = train('{"epochs": 2, "batch_size": 600}', '--steps', '1')
+    assert (c['steps'], c['epochs'])==(1, None) # a flag wins over the file
+    r = sh('cli', '--steps', '1', '--epochs', '1', '--out', 'two', cwd=tmp_path); assert r.returncode==2 and 'steps: expected one of steps and epochs, got both' in r.stderr
+    for text,says in (('{"config": {"steps": 2}, "lr": 7}', 'config: expected settings among'), ('{"steps": null}', 'steps: expected a whole number, got None'), ('{"lr": 1'+'0'*400+'}', 'lr: expected a number'), ('['*10**5, 'config: expected JSON')):
+        r = train(text); assert r.returncode==2 and says in r.stderr and r.stderr.count('\n')==1, r.stderr[-300:]
+    (tmp_path/'c.json').write_text('{"method": "scl", "norm": "sphere", "seed": 7, "steps": 2, "eval_every": 2}')
+    r = sh('compare', '--config', 'c.json', '--methods', 'hscl', '--betas', '2', '--workers', '1', '--out', 'c', cwd=tmp_path)
+    assert r.returncode==0 and [p.name for p in (tmp_path/'c/runs').iterdir()]==['digits-hscl-b2-sphere-s7'], r.stderr
+    (tmp_path/'c.json').write_text('{"seeds": [0.5, 1.7], "methods": ["scl"], "steps": 2}')
+    r = sh('compare', '--config', 'c.json', '--out', 'd', cwd=tmp_path); assert r.returncode==2 and 'seeds: expected a whole number, got 0.5' in r.stderr
+    r = sh('compare', '--betas', '', '--out', 'd', cwd=tmp_path); assert r.returncode==2 and 'betas: expected values between commas' in r.stderr

@@ -225,3 +225,28 @@ def test_stream_squares_any_size_and_repeats_by_seed(tmp_path):
 def test_bad_arguments(tmp_path, call, err, text):
     with pytest.raises(err) as e: call(tmp_path)
     assert text in str(e.value) and '\n' not in str(e.value)
+
+@pytest.mark.parametrize('train, held', [('train', 'valid'), ('Train', 'Test'), ('training', 'dev')])
+def test_names_of_splits(tmp_path, train, held):
+    d = load_folder(tree(tmp_path, (train, held)))
+    assert d.classes==('a', 'b') and len(d.train_x)==len(d.test_x)==8
+
+def test_a_training_folder_alone_is_no_class(tmp_path):
+    with pytest.raises(ValueError, match='data: expected a folder test or val beside train, or class folders alone, got other, train'): load_folder(tree(tmp_path, ('train', 'other')))
+
+def test_nothing_in_a_class_folder_is_skipped_in_silence(tmp_path):
+    tree(tmp_path); (tmp_path/'a/5.gif').touch()
+    with pytest.warns(UserWarning, match='data: 1 images in .*a are passed over'): load_folder(tmp_path)
+    (tmp_path/'b/6.png').symlink_to(tmp_path/'gone.png')
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match='got 1 links to files that are not there, the first .*6.png'): load_folder(tmp_path)
+
+def test_a_constant_channel_is_only_centred(tmp_path):
+    x = torch.randint(0, 256, (9, 3, 4, 4), dtype=torch.uint8, generator=gen()); x[:,2] = 7
+    mean,std = pixel_stats(x)
+    assert std[2]==1 and Pixels(mean, std)(x)[:,2].abs().max()<1e-6
+
+def test_large_labels_and_odd_members(tmp_path):
+    with pytest.raises(ValueError, match='train_labels: expected labels that count the classes from 0, got 1000000000'): load_npz(put(tmp_path/'a.npz', train_labels=np.array([0, 1, 2, 0, 1, 10**9])))
+    with zipfile.ZipFile(tmp_path/'b.npz', 'w') as z:
+        for k in arrays(): z.writestr(f'{k}.txt', 'x')
+    with pytest.raises(ValueError, match='data: expected a sound npz file'): load_npz(tmp_path/'b.npz')

@@ -1,6 +1,6 @@
 "Run folders: resume, overwrite, damaged files."
-import json, math, resource, signal, subprocess, sys
-import pytest, torch
+import json, math, os, resource, signal, subprocess, sys
+import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from hardcl_nb.config import RunConfig, run_name
 from hardcl_nb.data import load_data
@@ -94,11 +94,11 @@ def test_nan_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
     step,_ = load_checkpoint(tmp_path/'a/checkpoint.safetensors', enc, torch.optim.SGD(enc.parameters(), .1, momentum=.9))
     assert step==read_csv(tmp_path/'a/metrics.csv')[-1]['step']<20 and all(v.isfinite().all() for v in enc.state_dict().values())
 
-def test_checkpoint_of_another_model_names_what_differs(tmp_path):
+def test_checkpoint_of_another_run_names_what_differs(tmp_path):
     run(RunConfig(steps=2, eval_every=2), tmp_path/'a')
     c = json.loads((tmp_path/'a/config.json').read_text()); c['config']['dim'] = 12
     (tmp_path/'a/config.json').write_text(json.dumps(c))
-    with pytest.raises(ValueError, match='another encoder: net.head.*differs'): run(RunConfig(steps=2, eval_every=2, dim=12), tmp_path/'a', resume=True)
+    with pytest.raises(ValueError, match='a checkpoint of this run, with dim = 12, got one of a run with dim = None'): run(RunConfig(steps=2, eval_every=2, dim=12), tmp_path/'a', resume=True)
 
 def test_test_part_is_looked_at_once_and_the_validation_part_is_not_in_it(tmp_path):
     rows = run(RunConfig(steps=6, eval_every=2, val=.2), tmp_path/'a')
@@ -161,3 +161,58 @@ def test_compiled_run_is_the_same_run(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, 'compile', lambda m: compile(m, backend='eager'))
     cfg = dict(steps=4, eval_every=2)
     assert str(run(RunConfig(**cfg, compile=True), tmp_path/'a'))==str(run(RunConfig(**cfg), tmp_path/'b'))
+
+def test_files_of_others_are_not_deleted(tmp_path):
+    (tmp_path/'metrics.csv').write_text('precious')
+    for resume in (False, True):
+        with pytest.raises(ValueError, match='out: expected a new folder, or overwrite, got .*, which holds metrics.csv but no config.json'): run(RunConfig(steps=2), tmp_path, resume=resume)
+    assert [p.name for p in tmp_path.iterdir()]==['metrics.csv'] and (tmp_path/'metrics.csv').read_text()=='precious'
+    with pytest.raises(ValueError, match='batch_size'): run(RunConfig(steps=2, batch_size=5000), tmp_path/'new')
+    assert not (tmp_path/'new').exists()
+
+def test_one_process_at_a_time(tmp_path):
+    fcntl = pytest.importorskip('fcntl')
+    run(RunConfig(steps=2, eval_every=2), tmp_path)
+    fd = os.open(tmp_path, os.O_RDONLY); fcntl.flock(fd, fcntl.LOCK_EX)
+    with pytest.raises(ValueError, match='where a run is going on'): run(RunConfig(steps=2, eval_every=2), tmp_path, resume=True)
+    os.close(fd)
+    run(RunConfig(steps=2, eval_every=2), tmp_path, resume=True)
+
+def npz(path, seed, classes=3, each=20):
+    g = np.random.default_rng(seed); y = np.arange(classes*each)%classes
+    x = g.integers(0, 256, (len(y), 8, 8, 3), dtype=np.uint8)
+    np.savez(path, train_images=x, train_labels=y, test_images=x[:classes], test_labels=y[:classes])
+    return str(path)
+
+def test_other_data_of_the_same_name_is_refused(tmp_path):
+    cfg = RunConfig(data=npz(tmp_path/'x.npz', 0), arch='mlp', steps=2, eval_every=1, batch_size=16)
+    run(cfg, tmp_path/'a')
+    run(cfg, tmp_path/'a', resume=True)
+    npz(tmp_path/'x.npz', 1)
+    with pytest.raises(ValueError, match='data: expected those of the run to resume'): run(cfg, tmp_path/'a', resume=True)
+
+def test_many_classes_and_few_samples(tmp_path):
+    cfg = RunConfig(data=npz(tmp_path/'x.npz', 0, classes=520, each=4), arch='mlp', dim=16, steps=1, eval_every=1, batch_size=64, positives='view', augment='light')
+    assert len(run(cfg, tmp_path/'a'))==2
+    g = np.zeros((7, 4, 4, 1), np.uint8); g[:,0,0,0] = range(7)
+    for y,says in (([0,0,0,2,2,2,2], 'training samples of each of the 3 classes, numbered from 0, got none of class 1'), ([0,1,2,3,4,5,6], 'a class with two training samples')):
+        np.savez(tmp_path/'y.npz', train_images=g, train_labels=np.array(y), test_images=g, test_labels=np.array(y))
+        with pytest.raises(ValueError, match=says): run(RunConfig(data=str(tmp_path/'y.npz'), arch='mlp', steps=1, batch_size=4, val=0.), tmp_path/'b')
+
+@pytest.mark.parametrize('file, text', [('metrics.csv', ''), ('speed.csv', 'a,b\n'), ('config.json', '[1]'), ('config.json', '{"config": null}'), ('config.json', '{"config": [1]}')])
+def test_damaged_files_are_named(tmp_path, file, text):
+    run(RunConfig(steps=2, eval_every=2), tmp_path)
+    (tmp_path/file).write_text(text); before = (tmp_path/'checkpoint.safetensors').read_bytes()
+    with pytest.raises(ValueError, match=f"{file}: expected"): run(RunConfig(steps=2, eval_every=2), tmp_path, resume=True)
+    assert (tmp_path/'checkpoint.safetensors').read_bytes()==before
+
+def test_a_checkpoint_is_complete_and_of_this_run(tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+    cfg = RunConfig(steps=2, eval_every=2); run(cfg, tmp_path)
+    file = tmp_path/'checkpoint.safetensors'
+    with safe_open(str(file), 'pt') as f: t, about = {k: f.get_tensor(k) for k in f.keys()}, json.loads(f.metadata()['run'])
+    for change,tensors,says in ((dict(step=99), t, 'at most 2, the steps of the run, got step 99'), (dict(step='x'), t, "a number of steps, got step 'x'"), (dict(settings={**about['settings'], 'seed': 3}), t, 'a checkpoint of this run, with seed = 0, got one of a run with seed = 3'),
+            ({}, {k: v for k,v in t.items() if not k.startswith('opt')}, 'the state of the optimiser after 2 steps, got none'), ({}, {k: v[:1] if k=='opt.0.exp_avg' else v for k,v in t.items()}, 'the state of this optimiser, got 1 that do not fit')):
+        save_file({k: v.contiguous() for k,v in tensors.items()}, file, metadata={'run': json.dumps({**about, **change})})
+        with pytest.raises(ValueError, match=says): run(cfg, tmp_path, resume=True)
