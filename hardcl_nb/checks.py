@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['need', 'check_number', 'check_count', 'check_choice', 'check_embeddings', 'check_labels']
 
-# %% ../nbs/00_notation.ipynb #38591b81
-import math, numbers
+# %% ../nbs/00_notation.ipynb #9030e2a2
+import math, numbers, sys
 import numpy as np, torch
 from torch import Tensor
 
@@ -21,7 +21,7 @@ def need(
     "Raise `err` with a one-line message, unless `ok`."
     if not ok: raise err(f"{arg}: expected {expected}, got {given}")
 
-# %% ../nbs/00_notation.ipynb #3457b40a
+# %% ../nbs/00_notation.ipynb #e8a00721
 def check_number(
     x:object,            # The value given
     arg:str,             # Name of the argument, for the message
@@ -33,9 +33,9 @@ def check_number(
     lo = '' if low==-math.inf else f" {'>' if strict else '>='} {low:g}"
     hi = '' if high==math.inf else f"{' and' if lo else ''} <= {high:g}"
     real = isinstance(x, (numbers.Real, np.number)) and not isinstance(x, (bool, np.bool_))
-    need(real, arg, repr(x), f'a number{lo}{hi}', TypeError)
-    ok = math.isfinite(x) and (x>low if strict else x>=low) and x<=high
-    need(ok, arg, x, f'a finite number{lo}{hi}')
+    if not real: need(False, arg, repr(x), f'a number{lo}{hi}', TypeError) # no text is made while all is well: torch.compile cannot
+    ok = abs(x)<=sys.float_info.max and (x>low if strict else x>=low) and x<=high
+    if not ok: need(False, arg, x, f'a finite number{lo}{hi}')
     return float(x)
 
 # %% ../nbs/00_notation.ipynb #34426679
@@ -50,14 +50,15 @@ def check_count(
     need(n>=low, arg, n, f'a whole number >= {low}')
     return int(n)
 
-# %% ../nbs/00_notation.ipynb #4bc55a1d
+# %% ../nbs/00_notation.ipynb #2fd94e6e
 def check_choice(
     x:object,             # The value given
     arg:str,              # Name of the argument, for the message
     choices:tuple|list    # Allowed values
 ) -> str: # The same value
     "Check that `x` is one of `choices`."
-    need(x in choices, arg, repr(x), 'one of '+', '.join(map(str, choices)))
+    ok = any(isinstance(x, type(c)) and isinstance(x, bool)==isinstance(c, bool) and x==c for c in choices) # True is not 1
+    if not ok: need(False, arg, repr(x), 'one of '+', '.join(map(str, choices)))
     return x
 
 # %% ../nbs/00_notation.ipynb #0fdb5a45

@@ -211,7 +211,17 @@ def _rows(own, N, weight, total, o):
     R[:,4] = weight*(own>1)/((own-1).clamp(min=1)*total)
     return R
 
-# %% ../nbs/26_distributed.ipynb #fb4d6e6f
+# %% ../nbs/26_distributed.ipynb #7f18b119
+def _facts(z, weight):
+    "What all ranks add up or compare: the sum of z, the sum and the largest of its squared lengths, the sum of weights."
+    norms = (z if z.dtype==torch.float64 else z.float()).square().sum(1).to(weight)
+    return torch.cat((z.sum(0, dtype=weight.dtype), torch.stack((norms.sum(), norms.max() if len(z) else norms.sum(), weight))))
+
+def _steep(c, square, top, o):
+    "Does float32 lose digits: large exponents, differentiated weights, or a narrow cone?"
+    return bool((1+o.beta)/o.tau*top>(16 if o.supervised else 4)*1.01) or o.beta>0 and not o.detach or bool(c@c>64*(square-c@c)) # 1.01: unit length, rounded
+
+# %% ../nbs/26_distributed.ipynb #bb8532dc
 def _rank(z, y, me, o, grad, weight=None):
     "What one rank does: yields (operation, tensor, sizes), is sent what the others said, and ends with its result."
     n,grad = yield from _agree(z, y, weight, o, grad)
@@ -222,11 +232,13 @@ def _rank(z, y, me, o, grad, weight=None):
     if o.validate: _check_pairs(size, o.supervised)
     own = size[a:a+len(y)]
     weight = (torch.ones_like(own) if weight is None else weight.detach()[order]).to(wide)
-    total = sum((yield 'gather', torch.cat((z.sum(0, dtype=wide), (weight*(own>1)).sum()[None])), None))
+    told = yield 'gather', _facts(z, (weight*(own>1)).sum()), None
+    total = sum(told)
     if o.validate: need(bool(total[-1]>0), 'weight', '0 for each of them', 'a weight > 0 for some anchor')
     ring = o.ring if o.ring is not None else N*z.shape[1]*z.element_size()>gather_limit
     cols = None if ring else (yield 'gather', z, n)
-    c = (total[:-1]/N).to(wide if z.dtype==torch.float64 or o.tau<.05 else torch.float32) # as in the plain form
+    c = total[:-3]/N
+    c = c.to(wide if z.dtype==torch.float64 or _steep(c, total[-3]/N, torch.stack(told)[:,-2].amax(), o) else torch.float32)
     loss, D = yield from _sweeps(z, me, n, cols, ys, size, _rows(own, N, weight, total[-1], o), c, o, grad)
     loss = sum((yield 'gather', loss.reshape(1), None))[0].to(z.dtype if z.dtype==torch.float64 else torch.float32)
     if not grad: yield 'end', (loss, None), None
@@ -380,7 +392,7 @@ def distributed_loss(
     o = {k: v for k,v in locals().items() if k not in ('z', 'y', 'weight', 'group')}
     return _run(z, y, weight, _options(o), group)
 
-# %% ../nbs/26_distributed.ipynb #b91b9dec
+# %% ../nbs/26_distributed.ipynb #5b98d52d
 class DistributedLoss(nn.Module):
     "A `ContrastiveLoss` over the batches of all ranks, called as loss(z, y)."
     def __init__(self,
@@ -391,11 +403,12 @@ class DistributedLoss(nn.Module):
         super().__init__()
         need(isinstance(loss, ContrastiveLoss), 'loss', type(loss).__name__, 'a ContrastiveLoss, such as HSCL(beta=5.)', TypeError)
         need(loss.options.get('reduction', 'mean')=='mean', 'loss', "reduction='none'", "a loss with reduction='mean'")
+        need(set(options)<={'combine', 'ring', 'chunk'}, 'options', ', '.join(options), 'combine, ring and chunk; all else is the loss itself', TypeError)
         self.loss,self.group,self.options = loss,group,options
         _check_how(_options(self._all()))
 
     def _all(self):
-        kept = {k: v for k,v in self.loss.options.items() if k!='reduction'}
+        kept = {k: v for k,v in self.loss.options.items() if k not in ('reduction', 'engine')}
         return {**kept, 'beta': self.loss.beta, 'supervised': self.loss.supervised, **self.options}
 
     def forward(self, z:Tensor, y:Tensor, weight:Tensor|None=None) -> Tensor:

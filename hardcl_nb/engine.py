@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['tiled_rows', 'tiled_loss']
 
-# %% ../nbs/17_engine.ipynb #068fb85c
+# %% ../nbs/17_engine.ipynb #f7b39d46
 import math
 from collections import namedtuple
 from types import SimpleNamespace
 import torch
 from torch import Tensor
 from .checks import check_choice, check_count, check_embeddings, check_labels, need
-from .losses import _check_options, _check_pairs, _check_weight, _class_sizes, _debias, _outer
+from .losses import _check_alone, _check_options, _check_pairs, _check_weight, _class_sizes, _debias, _outer
 
 # %% ../nbs/17_engine.ipynb #b0a1d2c5
 def _pulls(s, A, floor, log_q, o):
@@ -327,11 +327,10 @@ def _back(ctx, grad, *second):
 
 _op.register_autograd(_back, setup_context=_keep)
 
-# %% ../nbs/17_engine.ipynb #b0a1d2a1
+# %% ../nbs/17_engine.ipynb #9e3d27b6
 def _check_batch(z, y, queue, y_queue, o, validate):
     "Labels of batch and queue, and how many samples of both share each label of the batch."
-    alone = torch.compiler.is_compiling() or not torch._C._functorch.is_functorch_wrapped_tensor(z)
-    need(alone, 'engine', "'tiled' inside a torch.func transform", "'plain' there; or a loop over batches, and torch.autograd.grad", RuntimeError)
+    _check_alone(z, 'tiled')
     y = v = check_labels(y, len(check_embeddings(z, min_rows=2 if queue is None else 1, finite=validate)), device=z.device)
     need((queue is None)==(y_queue is None), 'y_queue', 'one of queue and y_queue', 'both or neither')
     if queue is not None:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MeanForm', 'general_loss', 'GeneralLoss']
 
-# %% ../nbs/18_general.ipynb #e90b197d
+# %% ../nbs/18_general.ipynb #7b888e99
 import inspect, math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from .checks import check_choice, check_count, check_embeddings, check_labels, c
 from .estimators import _pools
 from .game import InfoNCE, Linear, Softplus, Triplet, check_psi
 from .hardening import Exponential, Threshold, check_eta, tilted_weights
-from .losses import _check_pairs, _class_sizes, _outer
+from .losses import _check_pairs, _check_weight, _class_sizes, _narrow, _outer
 
 # %% ../nbs/18_general.ipynb #0d29b45e
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class _Rows(torch.autograd.Function):
             total = _InBlocks.apply(x, lambda x, rows: (g[rows]*ctx.f(x, rows)).sum(), ctx.blocks)
             return torch.autograd.grad(total, x)[0], None, None
 
-# %% ../nbs/18_general.ipynb #55b151f5
+# %% ../nbs/18_general.ipynb #bd1a7a09
 def _check_general(psi, eta, supervised, detach, tau, weight, reduction, chunk, validate):
     "Refuse options outside their range; the price in the form that is computed with."
     psi = _form(psi); _check_product(eta)
@@ -156,16 +156,12 @@ def _check_general(psi, eta, supervised, detach, tau, weight, reduction, chunk, 
     for x,arg in [(supervised, 'supervised'), (detach, 'detach'), (validate, 'validate')]: check_choice(x, arg, (True, False))
     return psi
 
-def _rates(weight, m, x):
+def _rates(weight, m, x, validate):
     "Each row's part of the mean over anchors, (n,)."
-    if weight is None: return (m>0).to(x)/(m>0).sum()
-    fits = isinstance(weight, Tensor) and weight.shape==m.shape and weight.device==x.device
-    need(fits, 'weight', tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__, f'{len(m)} weights on {x.device}, where z is')
-    r = weight.detach().to(x)*(m>0)
-    need(bool((r>=0).all()) and bool(r.sum()>0), 'weight', weight.tolist(), 'weights >= 0, one of them > 0 for an anchor with a positive')
-    return r/r.sum()
+    w = _check_weight(weight, x, m>0, validate)
+    return w/w.sum()
 
-# %% ../nbs/18_general.ipynb #0ddebc1c
+# %% ../nbs/18_general.ipynb #1c866cef
 def general_loss(
     z:Tensor,              # Embeddings, (n, d)
     y:Tensor,              # Labels, (n,)
@@ -184,12 +180,13 @@ def general_loss(
     form = _check_general(psi, eta, supervised, detach, tau, weight, reduction, chunk, validate); check_embeddings(z, min_rows=2, finite=validate)
     m = _class_sizes(y := check_labels(y, len(z), device=z.device))-1
     if validate: _check_pairs(m+1, supervised); _check_price(psi); _check_hardening(eta, z, tau)
-    x = z.double() if z.dtype==torch.float64 or tau<.05 and z.device.type!='mps' else z.float()
+    steep = tau<.05 or (1+getattr(eta, 'beta', 0.))/tau>(16 if supervised else 2)
+    x = z.double() if z.dtype==torch.float64 or z.device.type!='mps' and (steep or validate and _narrow(z)) else z.float() # as in the plain form
     order = m.argsort(stable=True)
     blocks = order[m[order]>0].split(chunk or min(256, max(16, 2**21//len(z))))
     f = lambda x, rows: _row_losses(x, rows, y, m, form, eta, supervised, detach, tau)
     if reduction=='none': loss = _Rows.apply(x, f, blocks)
-    else: rate = _rates(weight, m, x); loss = _InBlocks.apply(x, lambda x, rows: (rate[rows]*f(x, rows)).sum(), blocks)
+    else: rate = _rates(weight, m, x, validate); loss = _InBlocks.apply(x, lambda x, rows: (rate[rows]*f(x, rows)).sum(), blocks)
     return loss if z.dtype==torch.float64 else loss.float()
 
 # %% ../nbs/18_general.ipynb #2d438dd1

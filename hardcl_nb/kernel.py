@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['kernel_ready', 'kernel_loss']
 
-# %% ../nbs/19_kernel.ipynb #5a9c7f3e
+# %% ../nbs/19_kernel.ipynb #c2e94428
 import math, warnings
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from .checks import check_choice, check_embeddings, check_labels, need
-from .losses import _check_options, _check_pairs, _check_weight, _class_sizes, anchors
+from .losses import _check_alone, _check_options, _check_pairs, _check_weight, _class_sizes, anchors
 
 # %% ../nbs/19_kernel.ipynb #861cff66
 try:
@@ -109,11 +109,11 @@ def _positives(z, b, lo, hi, weight, r, n, N, beta, scale, alpha, log_q, D:tl.co
     w = tl.load(weight+i)/npos
     tl.store(r+3*N+i, a); tl.store(r+4*N+i, w*slope/(s0 if ATTACHED else s1)); tl.store(r+5*N+i, x); tl.store(r+6*N+i, w); tl.store(r+7*N+i, loss/npos)
 
-# %% ../nbs/19_kernel.ipynb #eb963866
+# %% ../nbs/19_kernel.ipynb #3be919dc
 @_jit()
 def _slopes(s, m, a, f, x, w, neg, pos, some, beta, shift, ATTACHED:tl.constexpr, ALPHA:tl.constexpr):
     "Weight times ∂loss/∂s of a block."
-    u = s-m
+    u = tl.minimum(s-m, 0.) # s comes out of another order of sums than its maximum m did
     if ATTACHED: g = tl.exp(beta*u)*(1+(1+beta)*(tl.exp(u-a)-1))
     else: g = tl.exp((1+beta)*u)
     g = tl.where(neg, f*g, 0.)
@@ -186,14 +186,14 @@ def _sorted(z, y, weight, centred, N, D):
     pad = lambda x, value=0: F.pad(x, (0, N-n), value=value)
     return F.pad(zs, (0, D-d, 0, N-n)), pad(b), F.pad(c, (0, D-d)), pad(lo.int(), -1), pad(hi.int()), pad(order), pad(w), has
 
-# %% ../nbs/19_kernel.ipynb #614c56f8
+# %% ../nbs/19_kernel.ipynb #b3c56f39
 def _launch(z, y, weight, beta, supervised, detach, alpha, q, tau, precision, grad):
     "Row losses (n,), NaN where there is no positive; their weighted sum; its gradient (n, d)."
     (n, d), hard = z.shape, beta>0
     work, half, rows, cols, D = _plan(z.dtype, precision, d)
     N = -(-n//128)*128
     zs, b, c, lo, hi, order, w, has = _sorted(z, y, weight, not half, N, D)
-    zs, r, out = zs.to(work), torch.empty(8, N, device=z.device), torch.empty(n if grad else 0, d, device=z.device)
+    zs, r, out = zs.to(work), torch.empty(8, N, device=z.device, dtype=torch.float32), torch.empty(n if grad else 0, d, device=z.device, dtype=torch.float32)
     kw, s, grid = dict(SUPERVISED=supervised, ALPHA=alpha>0, ATTACHED=hard and not detach), 1/tau, lambda m: (-(-n//m['BM']), D//m.get('BD', D))
     with torch.cuda.device_of(z):
         _stats[grid](zs, b, lo, r, n, N, beta, s, SUPERVISED=supervised, HARD=hard, **rows)
@@ -267,7 +267,7 @@ def kernel_ready(
     "Can `kernel_loss` take these embeddings?"
     return _why(z.device, z.dtype)
 
-# %% ../nbs/19_kernel.ipynb #687b7afa
+# %% ../nbs/19_kernel.ipynb #b3a33926
 def kernel_loss(
     z:Tensor,                # Embeddings, (n, d); float32, bfloat16 or float16, on a CUDA device
     y:Tensor,                # Labels, (n,)
@@ -287,6 +287,7 @@ def kernel_loss(
     "`contrastive_loss` in three fused kernels; memory O(n d), differentiable once."
     _check_options(beta, supervised, detach, alpha, q, tau, 0., reduction, validate)
     check_choice(precision, 'precision', ('auto', 'ieee', 'tf32', 'bf16')); check_choice(deterministic, 'deterministic', (True, False))
+    _check_alone(z, 'kernel')
     y = check_labels(y, len(check_embeddings(z, min_rows=2, finite=validate)), device=z.device)
     if validate: _check_pairs(_class_sizes(y), supervised)
     need((why := kernel_ready(z))=='', 'z', why, 'embeddings that the kernel can run on', RuntimeError)

@@ -82,7 +82,7 @@ def _check_options(beta, supervised, detach, alpha, q, tau, tau_plus, reduction,
     need(engine!='kernel' or not tau_plus, 'engine', "'kernel' with tau_plus > 0", "'plain', 'tiled' or 'auto' where negatives are debiased")
     for x,arg in [(supervised, 'supervised'), (detach, 'detach'), (validate, 'validate')]: check_choice(x, arg, (True, False))
 
-# %% ../nbs/11_losses.ipynb #d683ce03
+# %% ../nbs/11_losses.ipynb #275422de
 def _check_pairs(size, supervised, n=None):
     "Refuse a batch without a positive pair, or an anchor without a negative among `n` labels."
     n = n or len(size)
@@ -94,15 +94,16 @@ def _check_weight(weight, z, has, validate):
     dtype = torch.float64 if z.dtype==torch.float64 else torch.float32
     if weight is None: return has.to(dtype)
     need(isinstance(weight, Tensor), 'weight', type(weight).__name__, f'a torch tensor of {len(z)} weights', TypeError)
-    need(weight.shape==has.shape and weight.device==z.device, 'weight', f'shape {tuple(weight.shape)} on {weight.device}', f'{len(z)} weights on {z.device}')
+    need(not weight.is_complex() and weight.shape==has.shape and weight.device==z.device, 'weight', f'shape {tuple(weight.shape)} on {weight.device}', f'{len(z)} weights on {z.device}')
     weight = weight.detach()
     w = torch.where(has, weight.to(dtype), 0.)
     if validate:
         ok = bool((weight>=0).all()&(weight<math.inf).all()&(w.sum()>0))
         need(ok, 'weight', f'{float(weight.min()):g} to {float(weight.max()):g}', 'finite weights >= 0, that of an anchor > 0')
+        need(bool((w.max()>=1e-30)&(w.max()<=1e30)), 'weight', f'{float(w.max()):g}', 'a largest weight between 1e-30 and 1e30, whose sums float32 can hold')
     return w
 
-# %% ../nbs/11_losses.ipynb #15f0b937
+# %% ../nbs/11_losses.ipynb #a14e13eb
 def _narrow(z):
     "Do embeddings (n, d) sit in a narrow cone?"
     c = z.detach().float().mean(0)
@@ -110,22 +111,30 @@ def _narrow(z):
 
 def _plain(z, y, size, w, weight, reduction, validate, beta, supervised, tau, **options):
     "This page's form: mean or rows."
-    wide = z.dtype==torch.float64 or z.device.type!='mps' and ((1+beta)/tau>(16 if supervised else 2) or validate and _narrow(z)) # mps has no float64
+    steep = (1+beta)/tau>(16 if supervised else 2) or options['tau_plus']>0
+    wide = z.dtype==torch.float64 or z.device.type!='mps' and (steep or validate and _narrow(z)) # mps has no float64
     with torch.autocast(z.device.type, enabled=False):
         rows = _exact(z.double() if wide else z.float(), y, size, beta, supervised, tau=tau, **options)
     if reduction=='mean': loss = (rows*w).sum()/w.sum()
     else: loss = (rows if weight is None else rows*w).masked_fill(size==1, math.nan)
     return loss if z.dtype==torch.float64 else loss.float()
 
-# %% ../nbs/11_losses.ipynb #c5f7a920
-def _pick(engine, z, tau_plus):
+# %% ../nbs/11_losses.ipynb #a90b2711
+def _pick(engine, z, beta, tau, tau_plus, detach):
     "The engine that 'auto' stands for."
     if engine!='auto': return engine
     if len(z)<512: return 'plain' # measured: from here on tiles are no slower
-    if z.device.type=='cuda' and not tau_plus:
+    steep = z.dtype==torch.float32 and ((1+beta)/tau>16 or beta>0 and not detach) # the kernel has no float64
+    if z.device.type=='cuda' and not tau_plus and not steep:
         from hardcl_nb.kernel import kernel_ready
         if kernel_ready(z)=='': return 'kernel'
     return 'tiled'
+
+def _check_alone(z, engine):
+    "Refuse what an engine that forms its own gradient cannot follow: transforms of torch.func, and forward-mode differentiation."
+    if torch.compiler.is_compiling() or not isinstance(z, Tensor): return
+    inside = torch._C._functorch.is_functorch_wrapped_tensor(z) or torch.autograd.forward_ad.unpack_dual(z).tangent is not None
+    need(not inside, 'engine', f"'{engine}' inside a torch.func transform or forward-mode differentiation", "'plain' there; or a loop over batches, and torch.autograd.grad", RuntimeError)
 
 def _later(engine):
     "The loss function of a later page."
@@ -135,7 +144,7 @@ def _later(engine):
     from hardcl_nb.kernel import kernel_loss
     return lambda *batch, tau_plus, **options: kernel_loss(*batch, **options)
 
-# %% ../nbs/11_losses.ipynb #70cf8cea
+# %% ../nbs/11_losses.ipynb #21d56bac
 def contrastive_loss(
     z:Tensor,                # Embeddings, (n, d)
     y:Tensor,                # Labels, (n,): classes, or image ids where views are stacked
@@ -158,7 +167,7 @@ def contrastive_loss(
     if validate: _check_pairs(size, supervised)
     w = _check_weight(weight, z, size>1, validate)
     options = dict(beta=beta, supervised=supervised, detach=detach, alpha=alpha, q=q, tau=tau, tau_plus=tau_plus)
-    if (engine := _pick(engine, z, tau_plus))=='plain': return _plain(z, y, size, w, weight, reduction, validate, **options)
+    if (engine := _pick(engine, z, beta, tau, tau_plus, detach))=='plain': return _plain(z, y, size, w, weight, reduction, validate, **options)
     return _later(engine)(z, y, weight=weight, reduction=reduction, validate=False, **options)
 
 # %% ../nbs/11_losses.ipynb #8320bda3

@@ -97,7 +97,7 @@ def variant_loss(
     with torch.autocast(z.device.type, enabled=False): s = z@z.T/tau
     return _variant(s, pos, neg, beta*(tau if beta_on=='inner' else 1.), times, mean, detach, tau_plus, -1/tau, k, generator)
 
-# %% ../nbs/16_relatives.ipynb #9dc13bce
+# %% ../nbs/16_relatives.ipynb #3aecd7e2
 def _check_variant(beta, tau, beta_on, times, mean, tau_plus, k, detach, **switches):
     "Refuse options outside their range."
     _check_options(beta, 1., 1., tau, detach=detach, **switches)
@@ -109,6 +109,7 @@ def _check_variant(beta, tau, beta_on, times, mean, tau_plus, k, detach, **switc
 
 def _variant(s, pos, neg, beta, times, mean, detach, tau_plus, floor, k, generator):
     "The core of `variant_loss`, from similarities and masks."
+    need(times=='mean' or len(s)>2, 'z', f'{len(s)} rows', "at least 3 where times='sum': n - 2 negatives")
     lw = (beta*(s.detach() if detach else s)).masked_fill(~neg, -math.inf).log_softmax(1)
     m = pos.sum(1)
     i,p = pos.nonzero(as_tuple=True)

@@ -59,7 +59,7 @@ def test_received_bytes_are_those_of_the_program(ring, ranks):
     z,y = torch.randn(1200, 64), torch.arange(1200)%9
     for moved in simulate_ranks(z.chunk(ranks), y.chunk(ranks), ring=ring).received:
         here = cost(1200, 64, ranks, Machine(1., 1.), ring=ring).received
-        assert 0<=sum(moved.values())-here<=(ranks-1)*(8*65+100)
+        assert 0<=sum(moved.values())-here<=(ranks-1)*(8*67+100)
 
 def test_half_precision_halves_what_travels():
     a,b = (cost(10**6, 128, 64, Machine(1., 1.), itemsize=k).received-63/64*10**6*56 for k in (2, 4))

@@ -286,7 +286,7 @@ class Peak(TorchDispatchMode):
 
 def peak(ring, ranks, n, d, chunk):
     "Peak memory of rank 0: what it hears is recorded in a simulated world, then played to it alone."
-    z,y = torch.randn(ranks*n, d, generator=torch.Generator().manual_seed(0)), torch.arange(ranks*n)%10
+    z,y = torch.nn.functional.normalize(torch.randn(ranks*n, d, generator=torch.Generator().manual_seed(0)), dim=1), torch.arange(ranks*n)%10
     o = distributed._options(dict(ring=ring, chunk=chunk, beta=2.))
     programs = [distributed._rank(a, b, r, o, True) for r,(a,b) in enumerate(zip(z.split(n), y.split(n)))]
     record, first = [], programs[0]
@@ -310,3 +310,12 @@ def test_memory_per_rank_is_what_the_formula_says():
         extra = 3*row+N*(6*8+8*8)+tiles # operand, gradient with the centre and without; numbers and labels with their sorting
         assert 3*row<=peak(True, ranks, n, d, chunk)<=3*row+extra # the own rows sorted, the block in use, the one arriving
         assert N*d*4+row<=peak(False, ranks, n, d, chunk)<=N*d*4+row+extra
+
+@pytest.mark.parametrize('kw', [dict(), dict(beta=5., tau=.5, supervised=False), dict(beta=30., tau=.5, detach=False), dict(beta=5., tau=.1)])
+def test_float32_where_digits_are_few(kw):
+    g = torch.Generator().manual_seed(0); y = torch.arange(64)%8
+    u = torch.nn.functional.normalize(torch.randn(64, 16, generator=g), dim=1); far = u.clone(); far[0] *= 1e4
+    for z in (u, torch.nn.functional.normalize(.05*u+1, dim=1), torch.nn.functional.normalize(.005*u+1, dim=1), 30*u, far):
+        x = z.double().requires_grad_(); ref = contrastive_loss(x, y, engine='plain', **kw); d, = torch.autograd.grad(ref, x)
+        got = simulate_ranks([z[:20], z[20:]], [y[:20], y[20:]], combine='sum', **kw)
+        assert all(abs(l.double()-ref)<=1e-6*ref for l in got.loss) and (torch.cat(got.grad).double()-d).norm()<=1e-6*d.norm()

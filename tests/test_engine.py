@@ -229,3 +229,9 @@ y4 = torch.tensor([0,0,1,1])
 def test_bad_batch_is_named(kw, err, msg):
     with pytest.raises(err) as e: tiled_loss(**{**dict(z=torch.eye(4), y=y4), **kw})
     assert msg in str(e.value)
+
+def test_forward_mode_is_refused():
+    z,y,_ = batch(0, 10, 3)
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError, match="engine: expected 'plain' there"): tiled_loss(torch.autograd.forward_ad.make_dual(z, z), y)
+    for x in (None, z.numpy()):
+        with pytest.raises(TypeError, match='z: expected a torch tensor'): tiled_loss(x, y)

@@ -140,7 +140,7 @@ z0, y0 = torch.eye(4), torch.tensor([0,0,1,1])
     (dict(eta=Threshold(torch.zeros(4, 1))), ValueError, 'eta: expected one number for all anchors'), (dict(eta=SemiHard(-.5, .5)), ValueError, 'eta: expected a function >= 0'),
     (dict(eta=Threshold(.5)), ValueError, 'eta: expected a positive η'), (dict(tau=0.), ValueError, 'tau: expected'), (dict(reduction='sum'), ValueError, 'reduction: expected'),
     (dict(chunk=0), ValueError, 'chunk: expected'), (dict(detach=None), ValueError, 'detach: expected'), (dict(weight=torch.ones(3)), ValueError, 'weight: expected 4 weights'),
-    (dict(weight=-torch.ones(4)), ValueError, 'weight: expected weights >= 0'), (dict(weight=[1.]*4), ValueError, 'weight: expected 4 weights')])
+    (dict(weight=-torch.ones(4)), ValueError, 'weight: expected finite weights >= 0'), (dict(weight=[1.]*4), TypeError, 'weight: expected a torch tensor of 4 weights')])
 def test_bad_input_is_named(kw, err, msg):
     with pytest.raises(err) as e: general_loss(**{'z': z0, 'y': y0, **kw})
     assert msg in str(e.value)

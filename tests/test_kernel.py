@@ -186,3 +186,30 @@ def test_benchmark_without_a_gpu_says_so():
     if torch.cuda.is_available(): pytest.skip('there is a GPU')
     o = subprocess.run([sys.executable, str(root/'benchmarks/kernel.py')], capture_output=True, text=True)
     assert o.returncode==0 and len(o.stdout.strip().splitlines())==1 and 'CUDA' in o.stdout
+
+@needs_triton
+def test_long_embeddings_other_default_types_and_forward_mode():
+    interpreted('''
+        z, y = batch(40, 16); z = z.float()
+        for scale in (5., 100., 1e4): # exponents of ten million: few digits are left, but numbers
+            x = (scale*z).requires_grad_(); l = kernel_loss(x, y, beta=5., tau=.1); d, = torch.autograd.grad(l, x)
+            ref = both(contrastive_loss, x.double(), y, beta=5., tau=.1, engine='plain')
+            assert abs(l.double()/ref[0]-1)<1e-4 and d.isfinite().all() and d.norm()<2*ref[1].norm()+1, (scale, d.norm(), ref[1].norm())
+        a = both(kernel_loss, z, y, beta=5.)
+        for dtype in (torch.bfloat16, torch.float64):
+            torch.set_default_dtype(dtype); b = both(kernel_loss, z, y, beta=5.); torch.set_default_dtype(torch.float32)
+            assert_close(a, b, rtol=0, atol=0)
+        with torch.autograd.forward_ad.dual_level():
+            try: kernel_loss(torch.autograd.forward_ad.make_dual(z, z), y); raise SystemExit('no error')
+            except RuntimeError as e: assert "'plain' there" in str(e)''')
+
+@needs_triton
+def test_auto_takes_the_kernel_where_float32_is_enough(monkeypatch):
+    from types import SimpleNamespace
+    from hardcl_nb.losses import _pick
+    monkeypatch.setattr(kernel, 'kernel_ready', lambda z: '')
+    class Big(SimpleNamespace):
+        def __len__(self): return 1000
+    def pick(dtype, beta, tau, detach=True, tau_plus=0.): return _pick('auto', Big(dtype=dtype, device=torch.device('cuda')), beta, tau, tau_plus, detach)
+    assert [pick(torch.float32, *a) for a in ((5., 1.), (0., .07), (5., .1), (5., 1., False))]==['kernel', 'kernel', 'tiled', 'tiled']
+    assert [pick(torch.bfloat16, *a) for a in ((5., .1), (5., 1., True, .1))]==['kernel', 'tiled']

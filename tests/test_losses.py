@@ -202,3 +202,20 @@ def test_without_validation_the_loss_is_nan_not_a_number_made_up(kw, engine):
 @pytest.mark.parametrize('y', [torch.ones(3), [0, 0], torch.zeros(2, 2, dtype=torch.long), 3])
 def test_anchors_refuses_what_is_no_label_vector(y):
     with pytest.raises((TypeError, ValueError), match='y: expected'): anchors(y)
+
+def test_weights_that_float32_cannot_add_are_refused():
+    z,y,_ = batch(0); z = z.float()
+    for w in (torch.rand(len(z))*1e38, torch.full((len(z),), 1e-40), torch.full((len(z),), 1e300, dtype=torch.float64)):
+        for engine in ('plain', 'tiled'):
+            with pytest.raises(ValueError, match='weight: expected'): contrastive_loss(z, y, weight=w, engine=engine)
+
+@pytest.mark.parametrize('engine', ['plain', 'tiled'])
+def test_beta_may_change_in_a_compiled_step(engine):
+    z,y,_ = batch(0)
+    loss = HSCL(1., engine=engine, validate=False); step = torch.compile(loss, fullgraph=True, backend='aot_eager')
+    for loss.beta in (1., 2., 7.5): assert_close(step(z, y), contrastive_loss(z, y, beta=loss.beta))
+
+def test_switches_are_true_or_false():
+    z,y,_ = batch(0)
+    for x in (1, 1., 'yes', None, torch.tensor(True), torch.ones(12)):
+        with pytest.raises(ValueError, match='supervised: expected one of True, False'): contrastive_loss(z, y, supervised=x)
