@@ -21,7 +21,7 @@ def need(
     "Raise `err` with a one-line message, unless `ok`."
     if not ok: raise err(f"{arg}: expected {expected}, got {given}")
 
-# %% ../nbs/00_notation.ipynb #2f35b315
+# %% ../nbs/00_notation.ipynb #d841088a
 def check_number(
     x:object,            # The value given
     arg:str,             # Name of the argument, for the message
@@ -35,7 +35,7 @@ def check_number(
     real = isinstance(x, (numbers.Real, np.number)) and not isinstance(x, (bool, np.bool_))
     if not real: need(False, arg, repr(x), f'a number{lo}{hi}', TypeError) # no text is made while all is well: torch.compile cannot
     huge = isinstance(x, int) and abs(x)>sys.float_info.max # no float
-    ok = not huge and math.isfinite(x) and (x>low if strict else x>=low) and x<=high
+    ok = not huge and -math.inf<x<math.inf and (x>low if strict else x>=low) and x<=high
     if not ok: need(False, arg, x, f'a finite number{lo}{hi}')
     return float(x)
 
