@@ -62,32 +62,33 @@ def check_choice(
     if not ok: need(False, arg, repr(x), 'one of '+', '.join(map(str, choices)))
     return x
 
-# %% ../nbs/00_notation.ipynb #0fdb5a45
+# %% ../nbs/00_notation.ipynb #6de68f62
 def check_embeddings(
     z:object,          # Embeddings, (n, d)
     arg:str='z',       # Name of the argument, for the message
     min_rows:int=1,    # Smallest allowed n
-    finite:bool=True   # Look at the values too? (on a GPU this waits for the device)
+    finite:bool=True,  # Look at the values too? (on a GPU this waits for the device)
+    products:bool=False # Must inner products be numbers too? that is, no row so long that its square overflows
 ) -> Tensor: # The same tensor
-    "Check that `z` is a dense floating-point matrix (n, d), n >= `min_rows`, d >= 1, without NaN or inf, its squared lengths finite."
+    "Check that `z` is a dense floating-point matrix (n, d), n >= `min_rows`, d >= 1, without NaN or inf."
     need(isinstance(z, Tensor), arg, type(z).__name__, 'a torch tensor of shape (n, d)', TypeError)
     need(z.ndim==2, arg, f'shape {tuple(z.shape)}', 'a tensor of shape (n, d)')
     floats = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
     need(z.dtype in floats, arg, f'dtype {z.dtype}', 'floating-point embeddings of 16, 32 or 64 bits', TypeError)
     need(z.layout==torch.strided, arg, f'a tensor of layout {z.layout}', 'a dense tensor', TypeError)
     need(z.shape[0]>=min_rows and z.shape[1]>=1, arg, f'shape {tuple(z.shape)}', f'at least {min_rows} row(s) and 1 column')
-    if finite: _check_values(z.detach(), arg)
+    if finite:
+        bad = z.shape[0]-int(torch.isfinite(z.detach()).all(1).sum())
+        need(not bad, arg, f'{bad} of {z.shape[0]} rows with NaN or inf', 'finite embeddings')
+        if products: _check_lengths(z.detach(), arg)
     return z
 
-def _check_values(z, arg):
-    "Refuse NaN, inf, and rows whose squared length overflows."
+def _check_lengths(z, arg):
+    "Refuse rows whose squared length overflows."
     wide = torch.float64 if z.dtype==torch.float64 else torch.float32
     limit = torch.finfo(wide).max**.5
-    norm = torch.linalg.vector_norm(z, dim=1, dtype=wide)
-    if bool((norm<limit).all()): return
-    bad = len(z)-int(torch.isfinite(z).all(1).sum())
-    need(not bad, arg, f'{bad} of {len(z)} rows with NaN or inf', 'finite embeddings')
-    need(False, arg, f'{int((norm>=limit).sum())} of {len(z)} rows that are longer', f'rows of length below {limit:.1e}, whose inner products are numbers')
+    long = int((torch.linalg.vector_norm(z, dim=1, dtype=wide)>=limit).sum())
+    need(not long, arg, f'{long} of {len(z)} rows that are longer', f'rows of length below {limit:.1e}, whose inner products are numbers')
 
 # %% ../nbs/00_notation.ipynb #39663d26
 def check_labels(

@@ -167,9 +167,9 @@ def collect(
     write_csv(Path(out)/'spectra.csv', spectra)
     return rows, spectra
 
-# %% ../nbs/40_compare.ipynb #ab287168
+# %% ../nbs/40_compare.ipynb #9f7e0771
 _intro = ('Final numbers: mean over seeds ± one standard deviation. NC: do all seeds reach Neural Collapse, by zero-sum ≤ 0.05, unit-norm ≤ 0.01 and equal-inner ≤ 0.03? '
-    'Gap: loss minus the provable lower bound on a class-balanced probe; it does not exist without normalisation. '
+    'Gap: loss minus the provable lower bound on a class-balanced probe; it does not exist without normalisation, and HUCL with β > 0 cannot close it (its own optimum lies higher by hucl_bound(C, β) - ucl_bound(C)). '
     'Validation samples are held out of the training part; the test part is used once, at the end of each run.')
 
 def _compare(cfgs, out, workers, threads, overwrite, overlay):

@@ -156,11 +156,11 @@ def _check_how(o):
     check_choice(o.ring, 'ring', (None, True, False))
     check_count(o.chunk, 'chunk')
 
-# %% ../nbs/26_distributed.ipynb #37b42fdd
+# %% ../nbs/26_distributed.ipynb #51b2d69a
 def _check_own(z, y, weight, o):
     "Refuse what a rank can see alone."
     _check_how(o)
-    check_embeddings(z, min_rows=0, finite=o.validate)
+    check_embeddings(z, min_rows=0, finite=o.validate, products=True)
     need(z.dtype in _dtypes, 'z', f'dtype {z.dtype}', 'float64, float32, bfloat16 or float16', TypeError)
     check_labels(y, len(z), device=z.device)
     if weight is None: return

@@ -239,23 +239,28 @@ def _panels(t, weight, grad, o):
     if grad: dr, dc = back(dr.div_(o.tau), t.by_row), back(dc.addcmul_(h[:,None].to(dc), t.c.to(dc)/o.tau), t.by_col)
     return back(loss, t.by_row).to(t.out), dr, dc
 
-# %% ../nbs/17_engine.ipynb #b0a1d2b3
+# %% ../nbs/17_engine.ipynb #1ccb677a
 def _check_like(x, z, arg, finite=False):
     "Refuse columns that do not go with z."
     check_embeddings(x, arg, finite=False)
     need(x.shape[1]==z.shape[1] and x.dtype==z.dtype and x.device==z.device, arg, f'{x.shape[1]} columns of {x.dtype} on {x.device}',
         f'{z.shape[1]} columns of {z.dtype} on {z.device}, like z')
-    check_embeddings(x, arg, finite=finite)
+    check_embeddings(x, arg, finite=finite, products=True)
 
-def _check_rows(z, y, cols, y_cols, own, weight):
+def _check_rows(z, y, cols, y_cols, own, weight, grad, validate):
     "Labels of rows and columns, and the rows' own columns."
-    check_embeddings(z, finite=False); _check_like(cols, z, 'cols')
+    for k,v in (('grad', grad), ('validate', validate)): check_choice(v, k, (True, False))
+    check_embeddings(z, finite=validate, products=True); _check_like(cols, z, 'cols', validate)
     y, y_cols = check_labels(y, len(z), device=z.device), check_labels(y_cols, len(cols), 'y_cols', device=z.device)
     own = torch.full_like(y, -1) if own is None else check_labels(own, len(z), 'own', device=z.device)
-    need(weight is None or weight.shape==y.shape, 'weight', None if weight is None else f'shape {tuple(weight.shape)}', f'{len(z)} weights')
+    if validate: need(bool(((own>=-1)&(own<len(cols))).all()), 'own', f'{int(own.min())} to {int(own.max())}', f'columns in 0..{len(cols)-1}, or -1')
+    if weight is None: return y, y_cols, own
+    need(isinstance(weight, Tensor), 'weight', type(weight).__name__, f'a torch tensor of {len(z)} weights', TypeError)
+    need(weight.shape==y.shape and weight.device==z.device, 'weight', f'shape {tuple(weight.shape)} on {weight.device}', f'{len(z)} weights on {z.device}')
+    if validate: need(bool(((weight>=0)&(weight<math.inf)).all()), 'weight', f'{float(weight.min()):g} to {float(weight.max()):g}', 'finite weights >= 0')
     return y, y_cols, own
 
-# %% ../nbs/17_engine.ipynb #d80dcce0
+# %% ../nbs/17_engine.ipynb #a38d49db
 def tiled_rows(
     z:Tensor,                # Anchors, (r, d)
     y:Tensor,                # Their labels, (r,)
@@ -273,11 +278,11 @@ def tiled_rows(
     tau_plus:float=0.,       # Class prior of debiased negatives, in [0, 1); 0 is off
     grad:bool=True,          # Form the gradient too?
     chunk:int|None=None,     # Rows of a panel, >= 1; None: 256 or fewer, at most about 2 million similarities
-    validate:bool=True       # See whether every anchor has a negative? (on a GPU this waits for the device)
+    validate:bool=True       # Look at the values too, and whether every anchor has a negative? (on a GPU this waits for the device)
 ) -> tuple[Tensor,Tensor|None,Tensor|None]: # Loss of each row (r,), 0 without a positive; Σ weight·∂loss by anchors (r, d) and by columns (n, d)
     "Losses and gradients of anchors against columns, in panels of rows: memory O((r + n) d + chunk n)."
     o = _settings(chunk, beta, supervised, detach, alpha, q, tau, tau_plus)
-    y, y_cols, own = _check_rows(z, y, cols, y_cols, own, weight)
+    y, y_cols, own = _check_rows(z, y, cols, y_cols, own, weight, grad, validate)
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
         return _panels(_rows(z, y, cols, y_cols, own, o, validate), weight, grad, o)
 
@@ -327,11 +332,11 @@ def _back(ctx, grad, *second):
 
 _op.register_autograd(_back, setup_context=_keep)
 
-# %% ../nbs/17_engine.ipynb #9e3d27b6
+# %% ../nbs/17_engine.ipynb #c7173047
 def _check_batch(z, y, queue, y_queue, o, validate):
     "Labels of batch and queue, and how many samples of both share each label of the batch."
     _check_alone(z, 'tiled')
-    y = v = check_labels(y, len(check_embeddings(z, min_rows=2 if queue is None else 1, finite=validate)), device=z.device)
+    y = v = check_labels(y, len(check_embeddings(z, min_rows=2 if queue is None else 1, finite=validate, products=True)), device=z.device)
     need((queue is None)==(y_queue is None), 'y_queue', 'one of queue and y_queue', 'both or neither')
     if queue is not None:
         _check_like(queue, z, 'queue', validate)
@@ -340,7 +345,7 @@ def _check_batch(z, y, queue, y_queue, o, validate):
     if validate: _check_pairs(size, o.supervised, len(v))
     return y, y_queue, size
 
-# %% ../nbs/17_engine.ipynb #e7334f37
+# %% ../nbs/17_engine.ipynb #eb64c93b
 def tiled_loss(
     z:Tensor,                 # Embeddings, (n, d)
     y:Tensor,                 # Labels, (n,)
@@ -361,6 +366,7 @@ def tiled_loss(
 ) -> Tensor: # Loss, scalar or (n,)
     "`contrastive_loss` in tiles, against a queue too; differentiable once."
     o = _settings(chunk, beta, supervised, detach, alpha, q, tau, tau_plus)
+    check_choice(validate, 'validate', (True, False))
     y, y_queue, size = _check_batch(z, y, queue, y_queue, o, validate)
     w, mean = _check_weight(weight, z, size>1, validate), check_choice(reduction, 'reduction', ('mean', 'none'))=='mean'
     grad = torch.is_grad_enabled() and (z.requires_grad or queue is not None and queue.requires_grad)

@@ -13,10 +13,10 @@ from torch import Tensor
 from .checks import check_choice, check_count, check_embeddings, check_labels, check_number, need
 from .losses import _check_pairs, _class_sizes
 
-# %% ../nbs/12_estimators.ipynb #79fd48fb
+# %% ../nbs/12_estimators.ipynb #a91ebc3c
 def _batch(z, y, supervised):
     "Checked z (half precision goes up to single), y, and each row's number of positives."
-    y = check_labels(y, len(check_embeddings(z, min_rows=2)), device=z.device)
+    y = check_labels(y, len(check_embeddings(z, min_rows=2, products=True)), device=z.device)
     size = _class_sizes(y)
     _check_pairs(size, supervised)
     return z if z.dtype==torch.float64 else z.float(), y, size-1

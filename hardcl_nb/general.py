@@ -161,7 +161,7 @@ def _rates(weight, m, x, validate):
     w = _check_weight(weight, x, m>0, validate)
     return w/w.sum()
 
-# %% ../nbs/18_general.ipynb #1c866cef
+# %% ../nbs/18_general.ipynb #bb65455c
 def general_loss(
     z:Tensor,              # Embeddings, (n, d)
     y:Tensor,              # Labels, (n,)
@@ -177,7 +177,7 @@ def general_loss(
     validate:bool=True     # Test ψ and η, and look at the values of z and y?
 ) -> Tensor: # Loss, scalar or (n,); float64 for float64 embeddings, else float32
     "The exact loss of a batch for any price and any product hardening, in linear memory."
-    form = _check_general(psi, eta, supervised, detach, tau, weight, reduction, chunk, validate); check_embeddings(z, min_rows=2, finite=validate)
+    form = _check_general(psi, eta, supervised, detach, tau, weight, reduction, chunk, validate); check_embeddings(z, min_rows=2, finite=validate, products=True)
     m = _class_sizes(y := check_labels(y, len(z), device=z.device))-1
     if validate: _check_pairs(m+1, supervised); _check_price(psi); _check_hardening(eta, z, tau)
     steep = tau<.05 or (1+getattr(eta, 'beta', 0.))/tau>(16 if supervised else 2)

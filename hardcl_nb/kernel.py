@@ -267,7 +267,7 @@ def kernel_ready(
     "Can `kernel_loss` take these embeddings?"
     return _why(z.device, z.dtype)
 
-# %% ../nbs/19_kernel.ipynb #b3a33926
+# %% ../nbs/19_kernel.ipynb #1a724e14
 def kernel_loss(
     z:Tensor,                # Embeddings, (n, d); float32, bfloat16 or float16, on a CUDA device
     y:Tensor,                # Labels, (n,)
@@ -288,7 +288,7 @@ def kernel_loss(
     _check_options(beta, supervised, detach, alpha, q, tau, 0., reduction, validate)
     check_choice(precision, 'precision', ('auto', 'ieee', 'tf32', 'bf16')); check_choice(deterministic, 'deterministic', (True, False))
     _check_alone(z, 'kernel')
-    y = check_labels(y, len(check_embeddings(z, min_rows=2, finite=validate)), device=z.device)
+    y = check_labels(y, len(check_embeddings(z, min_rows=2, finite=validate, products=True)), device=z.device)
     if validate: _check_pairs(_class_sizes(y), supervised)
     need((why := kernel_ready(z))=='', 'z', why, 'embeddings that the kernel can run on', RuntimeError)
     return _reduce(z, y, weight, reduction, validate, (float(beta), supervised, detach, float(alpha), 0. if q=='sum' else float(q), float(tau), precision))

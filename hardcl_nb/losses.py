@@ -144,7 +144,7 @@ def _later(engine):
     from hardcl_nb.kernel import kernel_loss
     return lambda *batch, tau_plus, **options: kernel_loss(*batch, **options)
 
-# %% ../nbs/11_losses.ipynb #21d56bac
+# %% ../nbs/11_losses.ipynb #680dd5d2
 def contrastive_loss(
     z:Tensor,                # Embeddings, (n, d)
     y:Tensor,                # Labels, (n,): classes, or image ids where views are stacked
@@ -163,7 +163,7 @@ def contrastive_loss(
 ) -> Tensor: # Loss, scalar or (n,); float64 for float64 embeddings, else float32
     "The exact contrastive loss of a batch: all positive pairs, all negatives, tilted by exp(βs) (Jiang et al. 2023)."
     _check_options(beta, supervised, detach, alpha, q, tau, tau_plus, reduction, validate, engine)
-    size = _class_sizes(y := check_labels(y, len(check_embeddings(z, min_rows=2, finite=validate)), device=z.device))
+    size = _class_sizes(y := check_labels(y, len(check_embeddings(z, min_rows=2, finite=validate, products=True)), device=z.device))
     if validate: _check_pairs(size, supervised)
     w = _check_weight(weight, z, size>1, validate)
     options = dict(beta=beta, supervised=supervised, detach=detach, alpha=alpha, q=q, tau=tau, tau_plus=tau_plus)

@@ -203,6 +203,14 @@ def test_a_gradient_is_formed_only_where_it_is_needed(monkeypatch):
     (dict(weight=torch.ones(3)), ValueError, 'weight: expected 4 weights'),
     (dict(own=torch.ones(4)), TypeError, 'own: expected'),
     (dict(y_cols=torch.zeros(4, dtype=torch.long)), ValueError, 'got none for 2 of 4 anchors'),
+    (dict(z=torch.full((4, 4), math.nan)), ValueError, 'z: expected finite embeddings'),
+    (dict(cols=torch.full((4, 4), math.inf)), ValueError, 'cols: expected finite embeddings'),
+    (dict(own=torch.tensor([0,1,2,4])), ValueError, 'own: expected columns in 0..3, or -1, got 0 to 4'),
+    (dict(own=torch.tensor([-5,1,2,3])), ValueError, 'own: expected columns in 0..3, or -1, got -5 to 3'),
+    (dict(weight=[1.]*4), TypeError, 'weight: expected a torch tensor of 4 weights'),
+    (dict(weight=-torch.ones(4)), ValueError, 'weight: expected finite weights >= 0'),
+    (dict(grad='no'), ValueError, 'grad: expected one of True, False'),
+    (dict(validate='no'), ValueError, 'validate: expected one of True, False'),
     (dict(beta=-1.), ValueError, 'beta: expected')])
 def test_bad_rows_are_named(kw, err, msg):
     z, y = torch.eye(4), torch.tensor([0,0,1,1])
@@ -225,6 +233,7 @@ y4 = torch.tensor([0,0,1,1])
     (dict(queue=torch.eye(4)), ValueError, 'y_queue: expected both or neither'),
     (dict(queue=torch.eye(4), y_queue=y4[:2]), ValueError, 'y_queue: expected 4 labels'),
     (dict(y=torch.arange(4), queue=torch.eye(4), y_queue=y4+9), ValueError, 'y: expected a label that occurs twice'),
+    (dict(validate=None), ValueError, 'validate: expected one of True, False'),
     (dict(reduction='sum'), ValueError, 'reduction: expected one of mean, none')])
 def test_bad_batch_is_named(kw, err, msg):
     with pytest.raises(err) as e: tiled_loss(**{**dict(z=torch.eye(4), y=y4), **kw})
