@@ -18,7 +18,7 @@ demo: .venv/.ready ## Train easy and hard negatives on two data sets; table, fig
 	@$(py) -m hardcl_nb.compare --data digits --norms none --betas 0,2,5,10,30 --seeds 0,1,2 --out runs/demo >/dev/null
 	@$(py) -m hardcl_nb.compare --data digits,latent100 --betas 0,2,5,10,30 --seeds 0,1,2 --out runs/demo --resume
 
-test: .venv/.ready ## Check that notebooks and modules agree, run every notebook and all tests (6 minutes)
+test: .venv/.ready ## Check that notebooks and modules agree, run every notebook and all tests (7 minutes)
 	@$(py) .ci/check.py
 	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist loadfile tests
 
