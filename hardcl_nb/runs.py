@@ -90,7 +90,7 @@ def save_checkpoint(
         tmp.unlink(missing_ok=True)
         raise OSError(f'{path}: expected room for a checkpoint, got {e}; the checkpoint before it, if any, is intact') from None
 
-# %% ../nbs/31_runs.ipynb #3c751577
+# %% ../nbs/31_runs.ipynb #fe2fd329
 def load_checkpoint(
     path:str|Path,               # A file of `save_checkpoint`
     encoder:nn.Module,           # Gets the saved weights and buffers
@@ -101,7 +101,8 @@ def load_checkpoint(
     t,about = _read(path)
     need(about.get('format')==checkpoint_format, str(path), f"format {about.get('format', 1)} (of version {about.get('version')})", f'a checkpoint of format {checkpoint_format}')
     need(isinstance(step := about.get('step'), int) and step>=0, str(path), f'step {step!r}', 'a number of steps')
-    for k,v in (settings or {}).items(): need((about.get('settings') or settings).get(k)==v, str(path), f"one of a run with {k} = {about['settings'].get(k)!r}" if about.get('settings') else '', f'a checkpoint of this run, with {k} = {v!r}')
+    was = about.get('settings') or settings or {}
+    for k,v in (settings or {}).items(): need(was.get(k)==v, str(path), f'one of a run with {k} = {was.get(k)!r}', f'a checkpoint of this run, with {k} = {v!r}')
     enc, have = _part(t, 'encoder.'), encoder.state_dict()
     odd = [k for k in sorted({*enc, *have}) if k not in enc or k not in have or enc[k].shape!=have[k].shape]
     need(not odd, str(path), f'another encoder: {odd[0] if odd else None} differs, and {max(0, len(odd)-1)} more of {len(have)}', 'weights of this encoder')
