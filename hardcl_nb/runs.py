@@ -151,12 +151,13 @@ def _same(cfg, was, out, digest):
     for k,v in asdict(cfg).items(): need(k in places or was.get(k)==v, k, v, f'{was.get(k)!r}, as in the run to resume ({out})')
     need(was[_digest] in (None, digest), 'data', f'other images or labels in {cfg.data}', f'those of the run to resume ({out})')
 
-# %% ../nbs/31_runs.ipynb #430a4d8a
+# %% ../nbs/31_runs.ipynb #88e23972
 def _foreign(out, was, overwrite):
     "Refuse to delete files that are not a run's."
     there = [f for f in (*_files[1:], 'report.html', 'runs') if (out/f).exists()]
     need(was is not None or overwrite or not there, 'out', f"{out}, which holds {', '.join(there)} but no config.json", 'a new folder, or overwrite')
 
+# %% ../nbs/31_runs.ipynb #e9014501
 @contextmanager
 def _alone(out):
     "Keep other processes out of a folder; it is made if missing, and goes again if nothing is written."
@@ -180,14 +181,14 @@ def _lock(out):
     except OSError: pass # a file system without locks
     return fd
 
-# %% ../nbs/31_runs.ipynb #3cd28223
+# %% ../nbs/31_runs.ipynb #8b298ed4
 def data_digest(
     data:Data|ImageData # A data set
 ) -> str|None: # SHA-256 over images and labels; None for vectors
     "What tells one image set from another."
     if not isinstance(data, ImageData): return None
     h = hashlib.sha256()
-    for x in (data.train_x, data.train_y, data.test_x, data.test_y): h.update(repr((x.dtype, tuple(x.shape))).encode()); h.update(x.cpu().numpy())
+    for x in (data.train_x, data.train_y, data.test_x, data.test_y): h.update(repr((x.dtype, tuple(x.shape))).encode()); h.update(x.cpu().contiguous().numpy())
     return h.hexdigest()
 
 def _settings(cfg): return {k: v for k,v in asdict(cfg).items() if k not in places}
