@@ -110,20 +110,15 @@ def run_all(
         except BrokenProcessPool: raise ChildProcessError(f'workers: expected {n} processes that live, got one that was killed (too little memory?); what is finished is kept, and resume goes on') from None
         except BaseException: pool.shutdown(cancel_futures=True); raise
 
-# %% ../nbs/40_compare.ipynb #883faa63
+# %% ../nbs/40_compare.ipynb #033dd70e
 _keys = ('data', 'norm', 'method', 'beta', 'seed')
 
-def _folders(out, overlay):
-    "The run folders of a comparison, and of other folders to lay over it: runs, or comparisons."
-    _check_overlay(overlay)
-    for f in (Path(out), *map(Path, overlay)):
-        yield from [f] if (f/'config.json').is_file() else sorted(p for p in (f/'runs').iterdir() if (p/'config.json').is_file())
-
-def _check_overlay(overlay):
-    "Refuse folders without runs, and runs that cannot be read."
-    for o in map(Path, overlay):
-        if not ((o/'config.json').is_file() or (o/'runs').is_dir()): raise ValueError(f'overlay: expected folders of runs or comparisons, got {o}')
-        for f in ([o] if (o/'config.json').is_file() else [p for p in (o/'runs').iterdir() if (p/'config.json').is_file()]): _read_run(f)
+def _runs_in(folder):
+    "The run folders of a run (itself) or of a comparison."
+    folder = Path(folder)
+    if (folder/'config.json').is_file(): return [folder]
+    if not (folder/'runs').is_dir(): raise ValueError(f'overlay: expected folders of runs or comparisons, got {folder}')
+    return sorted(p for p in (folder/'runs').iterdir() if (p/'config.json').is_file())
 
 def _read_run(folder):
     "Settings, metrics and last spectrum of a run; None if it is not finished."
@@ -144,7 +139,7 @@ def _check_set(sets, c, folder):
     same = digest==was[1] if digest and was[1] else c['data']==was[0]
     if not same: raise ValueError(f"data: expected one data set of the name {name}, got {was[0]} in {was[2]} and {c['data']}, which differs, in {folder}")
 
-# %% ../nbs/40_compare.ipynb #053951a5
+# %% ../nbs/40_compare.ipynb #ca5d76ca
 def collect(
     out:str|Path,              # Folder of the comparison
     overlay:Sequence[str|Path]=() # Folders of other runs or comparisons
@@ -152,7 +147,7 @@ def collect(
     "Read all finished runs of a comparison, and write `metrics.csv` and `spectra.csv`."
     from hardcl_nb.runs import columns, write_csv
     rows,spectra,seen,odd,sets = [],[],{},set(),{}
-    for folder in _folders(out, overlay):
+    for folder in (p for f in (out, *overlay) for p in _runs_in(f)):
         if (got := _read_run(folder)) is None: continue
         c,mine,sv = got
         key = tuple(data_name(c[k]) if k=='data' else c[k] for k in _keys)
@@ -167,7 +162,7 @@ def collect(
     write_csv(Path(out)/'spectra.csv', spectra)
     return rows, spectra
 
-# %% ../nbs/40_compare.ipynb #9f7e0771
+# %% ../nbs/40_compare.ipynb #d969cfcd
 _intro = ('Final numbers: mean over seeds ± one standard deviation. NC: do all seeds reach Neural Collapse, by zero-sum ≤ 0.05, unit-norm ≤ 0.01 and equal-inner ≤ 0.03? '
     'Gap: loss minus the provable lower bound on a class-balanced probe; it does not exist without normalisation, and HUCL with β > 0 cannot close it (its own optimum lies higher by hucl_bound(C, β) - ucl_bound(C)). '
     'Validation samples are held out of the training part; the test part is used once, at the end of each run.')
@@ -175,7 +170,7 @@ _intro = ('Final numbers: mean over seeds ± one standard deviation. NC: do all 
 def _compare(cfgs, out, workers, threads, overwrite, overlay):
     "Check, train, collect, report."
     from hardcl_nb.report import standard_figures, text_table, write_report
-    _check_overlay(overlay)
+    for p in (p for f in overlay for p in _runs_in(f)): _read_run(p) # before hours of training, not after
     run_all(cfgs, out, workers=workers, threads=threads, overwrite=overwrite)
     rows,spectra = collect(out, overlay)
     write_report(out, rows, standard_figures(rows, spectra), 'Hard negatives: a comparison', _intro)
