@@ -15,8 +15,8 @@ help: ## List these commands
 
 demo: .venv/.ready ## Train easy and hard negatives on two data sets; table, figures and runs/demo/report.html (3 minutes)
 	@rm -rf runs/demo
-	@$(py) -m hardcl_nb.compare --data digits --norms none --betas 0,2,5,10,30 --seeds 0,1,2 --out runs/demo >/dev/null
-	@$(py) -m hardcl_nb.compare --data digits,latent100 --betas 0,2,5,10,30 --seeds 0,1,2 --out runs/demo --resume
+	@$(py) -m hardcl_nb.runs.compare --data digits --norms none --betas 0,2,5,10,30 --seeds 0,1,2 --out runs/demo >/dev/null
+	@$(py) -m hardcl_nb.runs.compare --data digits,latent100 --betas 0,2,5,10,30 --seeds 0,1,2 --out runs/demo --resume
 
 test: .venv/.ready ## Check that notebooks and modules agree, run every notebook and all tests (7 minutes)
 	@$(py) .ci/check.py

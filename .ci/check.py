@@ -15,7 +15,7 @@ def python(code, *args): return subprocess.run([sys.executable, '-c', code, *arg
 
 def state():
     "A digest of every notebook and module."
-    fs = [*root.glob('nbs/*.ipynb'), *root.glob('hardcl_nb/*.py')]
+    fs = [*root.glob('nbs/*.ipynb'), *root.glob('hardcl_nb/**/*.py')]
     return {str(f.relative_to(root)): hashlib.sha256(f.read_bytes()).hexdigest() for f in fs}
 
 def unchanged(what, code):

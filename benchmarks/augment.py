@@ -10,7 +10,7 @@ import argparse, json, statistics, time
 import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import to_pil_image
-from hardcl_nb.augment import make_augment
+from hardcl_nb.training.augment import make_augment
 
 def pipelines(size):
     "The same augmentation in torchvision, for each kind of input."

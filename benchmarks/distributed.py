@@ -3,7 +3,7 @@
     python benchmarks/distributed.py [--n 8192] [--d 512] [--ranks 1,2,4] [--rounds 3] [--out runs/bench]
     python benchmarks/distributed.py --cost [--rounds 3]
     python benchmarks/distributed.py --quick          a minute's check of both, at small sizes
-    python benchmarks/distributed.py --store          write nbs/results/26_distributed.json (with --cost: 35_cost.json), which the notebooks read
+    python benchmarks/distributed.py --store          write nbs/results/30_distributed.json (with --cost: 32_cost.json), which the notebooks read
 
 Every cell runs in fresh processes of one thread each, contestants taking turns; medians over rounds. A rank's extra memory is how far its largest resident
 size (ru_maxrss) rises over that after a warm-up on a small batch; MB of tensors: what is alive at most in one more call. `products` are the three matrix products alone, `engine` is contrastive_loss(engine='tiled').
@@ -30,8 +30,8 @@ def products(z):
 def contestant(name, n, d):
     "A call to be measured, on this process's rows."
     from torch import distributed as dist
-    from hardcl_nb.distributed import distributed_loss
-    from hardcl_nb.losses import contrastive_loss
+    from hardcl_nb.losses.distributed import distributed_loss
+    from hardcl_nb.losses.exact import contrastive_loss
     z, y = batch(n, d)
     if dist.is_initialized(): r, R = dist.get_rank(), dist.get_world_size(); z, y = z.chunk(R)[r].clone(), y.chunk(R)[r].clone()
     def run():
@@ -42,7 +42,7 @@ def contestant(name, n, d):
 
 def count(heard):
     "Note the bytes that arrive from other ranks."
-    from hardcl_nb import distributed as m
+    from hardcl_nb.losses.exact import distributed as m
     gather, shift = m._gather, m._shift
     def g(x, n, group):
         out = gather(x, n, group); heard.append((len(out)-1)*max(t.nbytes for t in out)); return out

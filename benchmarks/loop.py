@@ -2,17 +2,17 @@
 
     python benchmarks/loop.py [--arch small] [--augment none] [--batch 256] [--device cpu] [--amp] [--channels-last] [--out FILE.json]
 
-`bare` is augmentation, forward, loss, backward and optimiser on a batch that is there already; `loop` is `hardcl_nb.training.train`, with its sampling, gathering,
+`bare` is augmentation, forward, loss, backward and optimiser on a batch that is there already; `loop` is `hardcl_nb.training.loop.train`, with its sampling, gathering,
 schedules and watching, on random images of 32x32 in up to 100 classes. Rounds take turns; medians. The overhead is 1 - bare/loop. On a GPU: --device cuda --arch resnet50
 --batch 512 --amp --channels-last (times by wall clock around many steps, with the device's work done).
 """
 import argparse, json, statistics, time
 from pathlib import Path
 import torch
-from hardcl_nb.augment import make_augment
-from hardcl_nb.encoders import make_encoder
-from hardcl_nb.images import ImageData, Pixels, pixel_stats
-from hardcl_nb.training import make_loss, schedule, train
+from hardcl_nb.training.augment import make_augment
+from hardcl_nb.training.encoders import make_encoder
+from hardcl_nb.training.images import ImageData, Pixels, pixel_stats
+from hardcl_nb.training.loop import make_loss, schedule, train
 
 def wait(device):
     if device.type=='cuda': torch.cuda.synchronize()

@@ -3,8 +3,8 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
-from hardcl_nb import augment
-from hardcl_nb.augment import (Compose, blur, colour_jitter, contrast, crop_boxes, make_augment, presets, random_blur, random_crop, random_flip, random_grey,
+from hardcl_nb.training.loop import augment
+from hardcl_nb.training.augment import (Compose, blur, colour_jitter, contrast, crop_boxes, make_augment, presets, random_blur, random_crop, random_flip, random_grey,
     random_resized_crop, resample, shift_hue, two_views)
 
 def gen(seed=0): return torch.Generator().manual_seed(seed)

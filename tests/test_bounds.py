@@ -1,9 +1,9 @@
-"What 06_bounds does not assert itself: T3, T4 and T1 + T4 under hypothesis, order in C and k, bad input."
+"What 08_bounds does not assert itself: T3, T4 and T1 + T4 under hypothesis, order in C and k, bad input."
 import pytest, torch
 from hypothesis import given, settings, strategies as st
-from hardcl_nb.bounds import scl_bound, ucl_bound
-from hardcl_nb.game import FiniteWorld, InfoNCE, Linear, Softplus, Triplet, block_world, random_world
-from hardcl_nb.hardening import Exponential, MaxExponential, Polynomial, SoftThreshold
+from hardcl_nb.theory.bounds import scl_bound, ucl_bound
+from hardcl_nb.theory.worlds import FiniteWorld, InfoNCE, Linear, Softplus, Triplet, block_world, random_world
+from hardcl_nb.theory.hardening import Exponential, MaxExponential, Polynomial, SoftThreshold
 
 psis = st.one_of(st.builds(InfoNCE, st.floats(.01, 10), st.floats(.01, 10)), st.builds(Triplet, st.floats(0, 3)), st.just(Linear()), st.builds(Softplus, st.floats(.05, 3)))
 etas = st.one_of(st.none(), st.builds(Exponential, st.floats(0, 50)), st.builds(Polynomial, st.floats(0, 5)), st.builds(SoftThreshold, st.floats(-1, 1), st.floats(.01, 1)), st.builds(MaxExponential, st.floats(0, 20)))

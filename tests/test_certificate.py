@@ -1,10 +1,10 @@
-"What 07_certificate does not assert itself: batches against `contrastive_loss`, random counts and options, an optimiser, bad input."
+"What 11_certificate does not assert itself: batches against `contrastive_loss`, random counts and options, an optimiser, bad input."
 import math, pytest, torch
 from hypothesis import assume, given, settings, strategies as st
-from hardcl_nb.certificate import Certificate, batch_bound, batch_optimum, certificate, gram_bound
-from hardcl_nb.game import InfoNCE, block_world
-from hardcl_nb.hardening import Exponential, SemiHard, SoftThreshold
-from hardcl_nb.losses import contrastive_loss
+from hardcl_nb.theory.certificate import Certificate, batch_bound, batch_optimum, certificate, gram_bound
+from hardcl_nb.theory.worlds import InfoNCE, block_world
+from hardcl_nb.theory.hardening import Exponential, SemiHard, SoftThreshold
+from hardcl_nb.losses.exact import contrastive_loss
 
 seeds = st.integers(0, 2**31)
 counts = st.lists(st.integers(1, 9), min_size=1, max_size=7)

@@ -47,7 +47,7 @@ def test_small_dim_is_allowed_with_a_warning(tmp_path):
 
 @pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_keeps_what_was_done_and_says_how_to_go_on(tmp_path, signum):
-    args = [sys.executable, '-m', 'hardcl_nb.cli', '--steps', '4000', '--eval_every', '20', '--out', str(tmp_path/'x')]
+    args = [sys.executable, '-m', 'hardcl_nb.runs.cli', '--steps', '4000', '--eval_every', '20', '--out', str(tmp_path/'x')]
     p = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for _ in range(600):
         if (tmp_path/'x/checkpoint.safetensors').exists(): break
@@ -90,7 +90,7 @@ def test_config_file_is_overridden_by_flags_and_a_typing_error_in_it_is_named(tm
     assert r.returncode==2 and "steps: expected a whole number, got 'many'" in r.stderr and r.stderr.count('\n')==1
 
 def test_sigterm_to_a_comparison_saves_its_runs(tmp_path):
-    args = [sys.executable, '-m', 'hardcl_nb.compare', '--methods', 'scl,ucl', '--steps', '100000', '--eval_every', '20', '--out', 'c']
+    args = [sys.executable, '-m', 'hardcl_nb.runs.compare', '--methods', 'scl,ucl', '--steps', '100000', '--eval_every', '20', '--out', 'c']
     p = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     names = [f'c/runs/digits-{m}-b0-ball-s0' for m in ('scl', 'ucl')]
     for _ in range(600):

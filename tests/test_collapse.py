@@ -1,8 +1,8 @@
 import dataclasses, json, math
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
-from hardcl_nb.collapse import (CollapseReport, collapse_report, equal_inner, mean_spectrum, nc1, nc2_angle, nc2_norm, nc4, unit_norm, within_class, zero_sum)
-from hardcl_nb.etf import simplex_etf
+from hardcl_nb.measures.collapse import (CollapseReport, collapse_report, equal_inner, mean_spectrum, nc1, nc2_angle, nc2_norm, nc4, unit_norm, within_class, zero_sum)
+from hardcl_nb.theory.etf import simplex_etf
 
 few = settings(max_examples=40, deadline=None)
 cases = st.tuples(st.integers(2, 8), st.integers(1, 10), st.integers(2, 6), st.integers(0, 10**6))

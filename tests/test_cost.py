@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
-from hardcl_nb.cost import Machine, _arithmetic, _nonnegative, cost, fit_machine, plan, rank_memory
-from hardcl_nb.distributed import simulate_ranks
+from hardcl_nb.losses.cost import Machine, _arithmetic, _nonnegative, cost, fit_machine, plan, rank_memory
+from hardcl_nb.losses.distributed import simulate_ranks
 
 results = Path(__file__).parent.parent/'nbs/results'
 rate = lambda lo, hi: st.floats(math.log(lo), math.log(hi)).map(math.exp)
@@ -65,11 +65,11 @@ def test_half_precision_halves_what_travels():
     a,b = (cost(10**6, 128, 64, Machine(1., 1.), itemsize=k).received-63/64*10**6*56 for k in (2, 4))
     assert math.isclose(2*a, b)
 
-@pytest.mark.parametrize('name', ['26_distributed', '35_cost'])
+@pytest.mark.parametrize('name', ['30_distributed', '32_cost'])
 def test_stored_measurements_are_complete(name):
     r = json.loads((results/f'{name}.json').read_text())
     assert all(row['s_min']<=row['s']<=row['s_max'] and row['cpu']>0 and row['tensors']>0 for row in r['rows'])
-    if name=='35_cost':
+    if name=='32_cost':
         fit,held = ({(x['n'], x['d']) for x in r['rows'] if x['held']==h} for h in (False, True))
         assert len(fit)>=16 and len(held)>=3 and not fit&held and max(n for n,_ in held)>max(n for n,_ in fit)
     else: assert {(x['name'], x['ranks']) for x in r['rows']}>={('gather', 1), ('gather', 2), ('ring', 2), ('gather', 4), ('ring', 4), ('tiled', 1), ('products', 1)}

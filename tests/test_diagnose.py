@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
-from hardcl_nb.collapse import collapse_report
-from hardcl_nb.diagnose import diagnose, hardcl_diagnose, hardest_pairs, limits, load_embeddings, text_report, write_diagnosis
-from hardcl_nb.etf import simplex_etf
+from hardcl_nb.measures.collapse import collapse_report
+from hardcl_nb.runs.diagnose import diagnose, hardcl_diagnose, hardest_pairs, limits, load_embeddings, text_report, write_diagnosis
+from hardcl_nb.theory.etf import simplex_etf
 
 def clouds(seed, n=60, d=6, C=4, spread=.5):
     g = torch.Generator().manual_seed(seed)
@@ -174,7 +174,7 @@ def test_files_are_overwritten_only_if_asked(tmp_path):
     assert 'num_classes' in (tmp_path/'diagnosis.txt').read_text() and (tmp_path/'report.html').read_text()=='mine'
     assert not [p for p in tmp_path.iterdir() if not p.name.startswith(('diagnosis', 'report'))]
 
-def sh(*args, cwd=None): return subprocess.run([sys.executable, '-m', 'hardcl_nb.diagnose', *map(str, args)], capture_output=True, text=True, cwd=cwd)
+def sh(*args, cwd=None): return subprocess.run([sys.executable, '-m', 'hardcl_nb.runs.diagnose', *map(str, args)], capture_output=True, text=True, cwd=cwd)
 
 def test_program_from_the_shell(tmp_path):
     z,y,_ = clouds(0)
@@ -189,13 +189,13 @@ def test_program_from_the_shell(tmp_path):
 def test_help_is_light_and_says_what_files():
     r = sh('--help')
     assert r.returncode==0 and all(w in r.stdout for w in ('--labels', '--key', '--out', '--overwrite', '.safetensors'))
-    code = "import sys, hardcl_nb.diagnose; sys.exit(any(m in sys.modules for m in ('torch', 'matplotlib', 'sklearn', 'numpy')))"
+    code = "import sys, hardcl_nb.runs.diagnose; sys.exit(any(m in sys.modules for m in ('torch', 'matplotlib', 'sklearn', 'numpy')))"
     assert subprocess.run([sys.executable, '-c', code]).returncode==0
 
 @pytest.fixture
 def callback(monkeypatch):
     "The callback as it stands on the page, with a stand-in for Lightning."
-    page = json.loads((Path(__file__).parent.parent/'nbs/34_diagnose.ipynb').read_text(encoding='utf-8'))
+    page = json.loads((Path(__file__).parent.parent/'nbs/68_diagnose.ipynb').read_text(encoding='utf-8'))
     text, = [s for c in page['cells'] if c['cell_type']=='code' and 'class CollapseCallback' in (s := ''.join(c['source']))]
     assert text.startswith('#| eval: false')
     monkeypatch.setitem(sys.modules, 'lightning', SimpleNamespace(Callback=object))

@@ -3,8 +3,8 @@ import math
 import pytest, torch
 from hypothesis import assume, given, settings, strategies as st
 from torch.testing import assert_close
-from hardcl_nb.dimensional import (distance_nce, escape_rate, fit_rank, floor_certificate, flow_covariances, harmonic_frame, price_of_rank, second_order_price, similarity_law, spread, train_linear)
-from hardcl_nb.free import collapsed_loss
+from hardcl_nb.theory.dimensional import (distance_nce, escape_rate, fit_rank, floor_certificate, flow_covariances, harmonic_frame, price_of_rank, second_order_price, similarity_law, spread, train_linear)
+from hardcl_nb.theory.free import collapsed_loss
 
 betas = st.floats(0, 20)
 fast = settings(max_examples=40, deadline=None)

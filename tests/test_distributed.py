@@ -8,9 +8,9 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from hypothesis import given, settings, strategies as st
-from hardcl_nb import distributed
-from hardcl_nb.distributed import DistributedLoss, distributed_loss, simulate_ranks
-from hardcl_nb.losses import HSCL, HUCL, contrastive_loss
+from hardcl_nb.losses.exact import distributed
+from hardcl_nb.losses.distributed import DistributedLoss, distributed_loss, simulate_ranks
+from hardcl_nb.losses.exact import HSCL, HUCL, contrastive_loss
 
 sizes = {2: (11, 6), 4: (7, 2, 9, 4)}
 cases = [dict(beta=b, supervised=sup, detach=det, ring=ring, chunk=c, tau=tau, **kw) for b,sup,det,ring,c,tau,kw in [

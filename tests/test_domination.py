@@ -3,9 +3,9 @@ import math
 import pytest, torch
 from hypothesis import assume, given, settings, strategies as st
 from torch.testing import assert_close
-from hardcl_nb.domination import chebyshev_terms, covariance, dependent_game, distinct_law, domination_gap, harris_steps
-from hardcl_nb.game import InfoNCE, Linear, Softplus, Triplet, block_world, random_world, tuple_law, tuples
-from hardcl_nb.hardening import Exponential, MaxExponential, Polynomial, SoftThreshold, Threshold
+from hardcl_nb.theory.domination import chebyshev_terms, covariance, dependent_game, distinct_law, domination_gap, harris_steps
+from hardcl_nb.theory.worlds import InfoNCE, Linear, Softplus, Triplet, block_world, random_world, tuple_law, tuples
+from hardcl_nb.theory.hardening import Exponential, MaxExponential, Polynomial, SoftThreshold, Threshold
 
 seeds, ks, sides = st.integers(0, 2**31), st.integers(1, 3), st.booleans()
 hardness = st.floats(0, 50)

@@ -3,8 +3,8 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.testing import assert_close
-from hardcl_nb.encoders import Encoder, ResidualBlock, archs, make_encoder, mlp, near_nc, projection_head, resnet, seeded, small_resnet
-from hardcl_nb.images import Pixels
+from hardcl_nb.training.encoders import Encoder, ResidualBlock, archs, make_encoder, mlp, near_nc, projection_head, resnet, seeded, small_resnet
+from hardcl_nb.training.images import Pixels
 
 convs = ('small', 'resnet18')
 def images(n=4, c=3, s=32, seed=0): return torch.rand(n, c, s, s, generator=torch.Generator().manual_seed(seed))

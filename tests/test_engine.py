@@ -6,9 +6,9 @@ from hypothesis import given, settings, strategies as st
 from torch.testing import assert_close
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from hardcl_nb import engine
-from hardcl_nb.engine import tiled_loss, tiled_rows
-from hardcl_nb.losses import contrastive_loss
+from hardcl_nb.losses.exact import tiled as engine
+from hardcl_nb.losses.tiled import tiled_loss, tiled_rows
+from hardcl_nb.losses.exact import contrastive_loss
 
 few = settings(max_examples=40, deadline=None)
 seeds, bools, chunks = st.integers(0, 10**6), st.booleans(), st.sampled_from([None, 1, 2, 3, 5, 8, 17, 40])

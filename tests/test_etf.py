@@ -3,7 +3,7 @@ import math
 import pytest, torch
 from hypothesis import assume, given, settings, strategies as st
 from torch.testing import assert_close
-from hardcl_nb.etf import etf_distance, nearest_etf, procrustes, random_rotation, simplex_etf, welch_bound
+from hardcl_nb.theory.etf import etf_distance, nearest_etf, procrustes, random_rotation, simplex_etf, welch_bound
 
 quick = settings(max_examples=30, deadline=None)
 f64 = torch.float64

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch.testing import assert_close
 
-from hardcl_nb.bounds import scl_bound
-from hardcl_nb.etf import etf_distance, simplex_etf
-from hardcl_nb.free import collapsed_loss, etf_rate, fit_means, flow_means
+from hardcl_nb.theory.bounds import scl_bound
+from hardcl_nb.theory.etf import etf_distance, simplex_etf
+from hardcl_nb.theory.free import collapsed_loss, etf_rate, fit_means, flow_means
 
 fast = settings(max_examples=40, deadline=None)
 betas = st.floats(0, 50)

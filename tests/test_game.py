@@ -3,7 +3,7 @@ import itertools, math
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch.testing import assert_close
-from hardcl_nb.game import (FiniteWorld, InfoNCE, Linear, Softplus, Triplet, block_world, check_law, check_psi, negative_law,
+from hardcl_nb.theory.worlds import (FiniteWorld, InfoNCE, Linear, Softplus, Triplet, block_world, check_law, check_psi, negative_law,
                             pair_losses, psi_violations, random_world, sample_game, tilt, tuple_law, tuples)
 
 psis = st.sampled_from([InfoNCE(), InfoNCE(.2, 4.), Triplet(.5), Softplus(.3), Linear()])

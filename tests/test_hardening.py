@@ -3,7 +3,7 @@ import math
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch.testing import assert_close
-from hardcl_nb.hardening import (Custom, Exponential, MaxExponential, Polynomial, SoftThreshold, Threshold, TopFraction,
+from hardcl_nb.theory.hardening import (Custom, Exponential, MaxExponential, Polynomial, SoftThreshold, Threshold, TopFraction,
     check_eta, effective_negatives, tilted_weights)
 
 quick = settings(max_examples=25, deadline=None)

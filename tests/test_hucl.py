@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch.nn.functional import softplus
 
-from hardcl_nb.bounds import ucl_bound
-from hardcl_nb.free import collapsed_loss
-from hardcl_nb.hucl import hucl_bound, hucl_critical_beta, hucl_gap, hucl_loss, hucl_means, hucl_radius, hucl_speed
+from hardcl_nb.theory.bounds import ucl_bound
+from hardcl_nb.theory.free import collapsed_loss
+from hardcl_nb.theory.hucl import hucl_bound, hucl_critical_beta, hucl_gap, hucl_loss, hucl_means, hucl_radius, hucl_speed
 
 fast = settings(max_examples=60, deadline=None)
 classes = st.integers(2, 10**6)

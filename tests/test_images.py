@@ -2,8 +2,8 @@ import pickle, stat, zipfile
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
-from hardcl_nb import images
-from hardcl_nb.images import (ImageData, Pixels, balanced_batches, check_sha256, hold_out, image_stream, load_folder, load_images, load_npz,
+from hardcl_nb.training.loop import images
+from hardcl_nb.training.images import (ImageData, Pixels, balanced_batches, check_sha256, hold_out, image_stream, load_folder, load_images, load_npz,
     load_tinyimagenet, load_torchvision, m_per_class_batches, pixel_stats, safe_extract, save_npz)
 
 def gen(seed=0): return torch.Generator().manual_seed(seed)

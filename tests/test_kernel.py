@@ -3,8 +3,8 @@ import os, re, subprocess, sys, textwrap
 from importlib.util import find_spec
 from pathlib import Path
 import pytest, torch
-from hardcl_nb import kernel
-from hardcl_nb.kernel import kernel_loss, kernel_ready
+from hardcl_nb.losses.exact import kernel
+from hardcl_nb.losses.kernel import kernel_loss, kernel_ready
 
 root = Path(__file__).parent.parent
 needs_triton = pytest.mark.skipif(find_spec('triton') is None, reason='Triton is not installed')
@@ -13,9 +13,9 @@ head = '''
 import itertools, json, math, warnings
 import torch, torch.nn.functional as F
 from torch.testing import assert_close
-from hardcl_nb import kernel
-from hardcl_nb.kernel import kernel_loss, kernel_ready
-from hardcl_nb.losses import contrastive_loss
+from hardcl_nb.losses.exact import kernel
+from hardcl_nb.losses.kernel import kernel_loss, kernel_ready
+from hardcl_nb.losses.exact import contrastive_loss
 def batch(n, d, classes=4, seed=0, shift=0.):
     "Unequal classes, two labels that occur once, a negative label, in random order."
     g = torch.Generator().manual_seed(seed)
@@ -128,14 +128,14 @@ def test_without_a_gpu_it_says_so():
     with pytest.raises(RuntimeError, match='z: expected embeddings that the kernel can run on'): kernel_loss(torch.eye(4), torch.tensor([0,0,1,1]))
 
 def test_module_imports_without_triton():
-    code = "import sys; sys.modules['triton'] = None; import torch; from hardcl_nb.kernel import kernel_ready; print(kernel_ready(torch.eye(3)))"
+    code = "import sys; sys.modules['triton'] = None; import torch; from hardcl_nb.losses.kernel import kernel_ready; print(kernel_ready(torch.eye(3)))"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=root).stdout.strip()=='Triton is not installed'
 
 @pytest.mark.parametrize('reduction', ['mean', 'none'])
 @pytest.mark.parametrize('q', [1., 'sum'])
 def test_failed_launch_falls_back_to_the_tiled_engine(reduction, q, monkeypatch):
     "One warning, the same numbers, and the kernel is not tried again."
-    from hardcl_nb.losses import contrastive_loss
+    from hardcl_nb.losses.exact import contrastive_loss
     def launch(*args): raise RuntimeError('PTX is too new for this driver\nsecond line')
     monkeypatch.setattr(kernel, '_launch', launch); monkeypatch.setattr(kernel, 'kernel_ready', lambda z: ''); monkeypatch.setattr(kernel, '_failed', {}); monkeypatch.setattr(kernel, '_interpreted', False)
     z = torch.randn(30, 4, generator=torch.Generator().manual_seed(0)); y = torch.cat([torch.tensor([9]), torch.arange(29)%3])
@@ -206,7 +206,7 @@ def test_long_embeddings_other_default_types_and_forward_mode():
 @needs_triton
 def test_auto_takes_the_kernel_where_float32_is_enough(monkeypatch):
     from types import SimpleNamespace
-    from hardcl_nb.losses import _pick
+    from hardcl_nb.losses.exact import _pick
     monkeypatch.setattr(kernel, 'kernel_ready', lambda z: '')
     class Big(SimpleNamespace):
         def __len__(self): return 1000

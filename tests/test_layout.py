@@ -14,7 +14,7 @@ def cells(p): return json.loads(p.read_text(encoding='utf-8'))['cells']
 def src(c): return ''.join(c['source'])
 def code(p): return [src(c) for c in cells(p) if c['cell_type']=='code']
 def prose(p): return [src(c) for c in cells(p) if c['cell_type']=='markdown']
-def module_of(p): return next((m[1] for s in code(p) for m in [re.match(r'#\| default_exp (\w+)', s)] if m), None)
+def module_of(p): return next((m[1] for s in code(p) for m in [re.match(r'#\| default_exp ([\w.]+)', s)] if m), None)
 each = pytest.mark.parametrize('p', nbs, ids=lambda p: p.stem)
 each_numbered = pytest.mark.parametrize('p', numbered, ids=lambda p: p.stem)
 
@@ -31,10 +31,10 @@ def test_page_names_are_unique():
 def test_sidebar_lists_every_notebook_once():
     listed = re.findall(r'[\w]+\.ipynb', (root/'nbs/sidebar.yml').read_text())
     assert sorted(listed) == [p.name for p in nbs]
-    assert all(f'section: {s}' in (root/'nbs/sidebar.yml').read_text() for s in ('Theory', 'Practice'))
+    assert all(f'section: {s}' in (root/'nbs/sidebar.yml').read_text() for s in ('Theory', 'Losses', 'Practice'))
 
 def test_every_module_has_its_notebook():
-    modules = {p.stem for p in (root/'hardcl_nb').glob('*.py')} - {'__init__', '_modidx'}
+    modules = {'.'.join(p.relative_to(root/'hardcl_nb').with_suffix('').parts) for p in (root/'hardcl_nb').rglob('*.py') if p.name not in ('__init__.py', '_modidx.py')}
     made = [m for p in numbered if (m := module_of(p))]
     assert len(made) == len(set(made)) and modules == set(made)
 
@@ -42,7 +42,7 @@ def test_every_module_has_its_notebook():
 def test_module_imports_only_earlier_notebooks(p):
     order = [module_of(q) for q in numbered]
     exported = '\n'.join(s for s in code(p) if re.search(r'^#\| exports?\b', s, re.M))
-    for m in re.findall(r'^from hardcl_nb\.(\w+) import', exported, re.M): # an import inside a function may look ahead
+    for m in re.findall(r'^from hardcl_nb\.([\w.]+) import', exported, re.M): # an import inside a function may look ahead
         if m in order: assert order.index(m) < order.index(module_of(p)), f'{p.name} imports {m}'
 
 @each
@@ -95,12 +95,12 @@ def test_import_is_light():
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
 
 def test_help_imports_nothing_heavy():
-    code = "import sys, hardcl_nb.cli, hardcl_nb.compare; sys.exit(any(m in sys.modules for m in ('torch', 'matplotlib', 'sklearn', 'numpy')))"
+    code = "import sys, hardcl_nb.runs.cli, hardcl_nb.runs.compare; sys.exit(any(m in sys.modules for m in ('torch', 'matplotlib', 'sklearn', 'numpy')))"
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
 
 def test_runtime_needs_no_nbdev():
     assert not any(r.startswith(('nbdev', 'execnb', 'ghapi', 'jupyter')) for r in shlex.split(cfg['requirements']))
-    for f in (root/'hardcl_nb').glob('*.py'):
+    for f in (root/'hardcl_nb').rglob('*.py'):
         if f.name != '_modidx.py': assert not re.search(r'^\s*(?:import|from) (?:nbdev|execnb)', f.read_text(encoding='utf-8'), re.M), f.name
 
 def test_version_is_the_same_everywhere():
@@ -119,8 +119,8 @@ def test_public_functions_are_documented(p):
     import ast
     m = module_of(p)
     if m is None: return
-    tree = ast.parse((root/f'hardcl_nb/{m}.py').read_text(encoding='utf-8'))
-    lines = (root/f'hardcl_nb/{m}.py').read_text(encoding='utf-8').splitlines()
+    tree = ast.parse((root/'hardcl_nb'/f"{m.replace('.', '/')}.py").read_text(encoding='utf-8'))
+    lines = (root/'hardcl_nb'/f"{m.replace('.', '/')}.py").read_text(encoding='utf-8').splitlines()
     for f in tree.body:
         if isinstance(f, (ast.FunctionDef, ast.ClassDef)) and not f.name.startswith('_'):
             assert ast.get_docstring(f), f.name

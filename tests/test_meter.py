@@ -1,8 +1,8 @@
 import pytest, torch
 from torch import distributed as dist, multiprocessing as mp
 from hypothesis import given, settings, strategies as st
-from hardcl_nb.collapse import collapse_report
-from hardcl_nb.meter import CollapseMeter
+from hardcl_nb.measures.collapse import collapse_report
+from hardcl_nb.measures.meter import CollapseMeter
 
 C,D = 5, 6
 

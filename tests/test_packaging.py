@@ -34,6 +34,6 @@ def test_wheel_metadata(wheel):
 def test_installed_package_trains_without_nbdev(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path/'site')
     code = ("import sys\nfor m in ('nbdev', 'execnb', 'ghapi'): sys.modules[m] = None\n"
-        "import hardcl_nb.cli as c; assert 'site' in c.__file__, c.__file__\nc.hardcl_train(['--steps', '2', '--out', 'x'])")
+        "import hardcl_nb.runs.cli as c; assert 'site' in c.__file__, c.__file__\nc.hardcl_train(['--steps', '2', '--out', 'x'])")
     r = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(tmp_path/'site')}, capture_output=True, text=True)
     assert r.returncode==0 and (tmp_path/'x/metrics.csv').exists(), r.stderr

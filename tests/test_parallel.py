@@ -6,11 +6,11 @@ script = textwrap.dedent('''
     import json, sys, torch
     from torch import nn
     from functools import partial
-    from hardcl_nb.data import Data, load_data
-    from hardcl_nb.distributed import distributed_loss
-    from hardcl_nb.encoders import Encoder, mlp, seeded
-    from hardcl_nb.parallel import processes, rank_and_size, sync_batchnorm
-    from hardcl_nb.training import make_loss, train
+    from hardcl_nb.training.data import Data, load_data
+    from hardcl_nb.losses.distributed import distributed_loss
+    from hardcl_nb.training.encoders import Encoder, mlp, seeded
+    from hardcl_nb.training.processes import processes, rank_and_size, sync_batchnorm
+    from hardcl_nb.training.loop import make_loss, train
     out, batch, unsup = sys.argv[1], int(sys.argv[2]), sys.argv[3]=='hucl'
     with processes('cpu'):
         rank,size = rank_and_size()
@@ -48,8 +48,8 @@ def test_many_processes_are_one(tmp_path, method, batch, sizes):
         for k in ('loss', 'zero_sum', 'effective_rank', 'test_acc'): assert ends[0][0][k]==pytest.approx(rec[k], rel=1e-6)
 
 def test_torchrun_of_the_program_has_one_writer_and_goes_on(tmp_path):
-    cmd = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', '-m', 'hardcl_nb.cli', '--steps', '6', '--eval-every', '3', '--batch-size', '65']
-    one = [sys.executable, '-m', 'hardcl_nb.cli', *cmd[8:]]
+    cmd = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', '-m', 'hardcl_nb.runs.cli', '--steps', '6', '--eval-every', '3', '--batch-size', '65']
+    one = [sys.executable, '-m', 'hardcl_nb.runs.cli', *cmd[8:]]
     r = subprocess.run([*cmd, '--out', 'two'], capture_output=True, text=True, cwd=tmp_path)
     assert r.returncode==0 and r.stdout.count('metrics in two/metrics.csv')==1 and 'hardcl_train: warning' not in r.stderr, r.stderr[-3000:]
     assert subprocess.run([*one, '--out', 'one'], capture_output=True, cwd=tmp_path).returncode==0

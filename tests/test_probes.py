@@ -3,8 +3,8 @@ import math
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
-from hardcl_nb.evaluation import accuracy
-from hardcl_nb.probes import evaluate_features, linear_probe, predict_knn, seed_intervals, split_embed, t_interval
+from hardcl_nb.measures.centres import accuracy
+from hardcl_nb.training.probes import evaluate_features, linear_probe, predict_knn, seed_intervals, split_embed, t_interval
 
 def clouds(seed, n=80, d=5, C=3, spread=1.):
     "Labels in which each class occurs twice at least, and embeddings around random centres."

@@ -6,8 +6,8 @@ import pytest, torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from torch.testing import assert_close
-from hardcl_nb.losses import contrastive_loss
-from hardcl_nb.relatives import nt_xent, official_loss, recipes, supcon_loss, two_views, variant_loss
+from hardcl_nb.losses.exact import contrastive_loss
+from hardcl_nb.losses.relatives import nt_xent, official_loss, recipes, supcon_loss, two_views, variant_loss
 
 few = settings(max_examples=25, deadline=None)
 seeds, betas, bools, taus = st.integers(0, 10**6), st.floats(0, 10), st.booleans(), st.floats(.05, 10)

@@ -2,11 +2,11 @@
 import json, math, os, resource, signal, subprocess, sys
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
-from hardcl_nb.config import RunConfig, run_name
-from hardcl_nb.data import load_data
-from hardcl_nb.images import ImageData, save_npz
-from hardcl_nb.parallel import Interrupted
-from hardcl_nb.runs import load_checkpoint, read_csv, run, save_checkpoint, write_csv
+from hardcl_nb.runs.config import RunConfig, run_name
+from hardcl_nb.training.data import load_data
+from hardcl_nb.training.images import ImageData, save_npz
+from hardcl_nb.training.processes import Interrupted
+from hardcl_nb.runs.folder import load_checkpoint, read_csv, run, save_checkpoint, write_csv
 
 numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-10**9, 10**9)
 
@@ -75,8 +75,8 @@ def test_full_disk_leaves_the_checkpoint_before(tmp_path):
     whole = (tmp_path/'whole/checkpoint.safetensors').read_bytes()
     code = f"""if True:
         import resource, sys
-        from hardcl_nb.config import RunConfig
-        from hardcl_nb.runs import run
+        from hardcl_nb.runs.config import RunConfig
+        from hardcl_nb.runs.folder import run
         def full(rec):
             if rec['step']==0: resource.setrlimit(resource.RLIMIT_FSIZE, ({len(whole)}//2, resource.RLIM_INFINITY))
         run(RunConfig(steps=4, eval_every=4), {str(tmp_path/'a')!r}, on_record=full)"""
@@ -89,7 +89,7 @@ def test_full_disk_leaves_the_checkpoint_before(tmp_path):
 def test_nan_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
     cfg = RunConfig(steps=20, eval_every=5, optimiser='sgd', lr=1e30, warmup=10, norm='none')
     with pytest.raises(FloatingPointError, match=r'at step \d+'): run(cfg, tmp_path/'a')
-    from hardcl_nb.encoders import make_encoder
+    from hardcl_nb.training.encoders import make_encoder
     enc = make_encoder(64, 10)
     step,_ = load_checkpoint(tmp_path/'a/checkpoint.safetensors', enc, torch.optim.SGD(enc.parameters(), .1, momentum=.9))
     assert step==read_csv(tmp_path/'a/metrics.csv')[-1]['step']<20 and all(v.isfinite().all() for v in enc.state_dict().values())
@@ -115,7 +115,7 @@ def test_label_free_run_on_pictures(tmp_path, pics):
     assert rows[-1]['test_acc']>.2 and rows[0]['data']=='pics'
 
 def test_tensorboard_is_asked_for_or_refused(tmp_path):
-    code = f"import sys; sys.modules['tensorboard'] = None\nfrom hardcl_nb.config import RunConfig\nfrom hardcl_nb.runs import run\nrun(RunConfig(steps=1), {str(tmp_path/'a')!r}, tensorboard=True)"
+    code = f"import sys; sys.modules['tensorboard'] = None\nfrom hardcl_nb.runs.config import RunConfig\nfrom hardcl_nb.runs.folder import run\nrun(RunConfig(steps=1), {str(tmp_path/'a')!r}, tensorboard=True)"
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert 'tensorboard: expected the package tensorboard' in r.stderr and not (tmp_path/'a').exists()
 

@@ -1,0 +1,1 @@
+"Every loss of a batch, in every size: exact, sampled, tiled, fused, between rows and columns, across processes."

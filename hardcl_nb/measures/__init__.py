@@ -1,0 +1,1 @@
+"What to measure of embeddings: spectra, Neural Collapse, class centres, streams."

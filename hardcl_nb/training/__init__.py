@@ -1,0 +1,1 @@
+"Data, augmentation, encoders, batches, the loop, probes, processes."
