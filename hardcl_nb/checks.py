@@ -7,7 +7,7 @@ __all__ = ['Refused', 'RefusedType', 'need', 'check_number', 'check_count', 'che
 
 # %% ../nbs/00_notation.ipynb #9030e2a2
 import math, numbers, sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -22,7 +22,7 @@ class RefusedType(TypeError):
 def need(
     ok:bool,        # The condition that must hold
     arg:str,        # Name of the argument that it is about
-    given:object,   # What was given; shown in the message
+    given:Any,      # What was given; shown in the message
     expected:str,   # What is expected, in words
     err:type[Exception]=ValueError # Kind of error: ValueError and TypeError become `Refused` and `RefusedType`
 ) -> None:
@@ -33,7 +33,7 @@ def need(
 
 # %% ../nbs/00_notation.ipynb #d841088a
 def check_number(
-    x:object,            # The value given
+    x:Any,               # The value given
     arg:str,             # Name of the argument, for the message
     low:float=-math.inf, # Smallest allowed value
     high:float=math.inf, # Largest allowed value
@@ -52,7 +52,7 @@ def check_number(
 
 # %% ../nbs/00_notation.ipynb #34426679
 def check_count(
-    n:object, # The value given
+    n:Any,    # The value given
     arg:str,  # Name of the argument, for the message
     low:int=1 # Smallest allowed value
 ) -> int: # The same value as an int
@@ -64,10 +64,10 @@ def check_count(
 
 # %% ../nbs/00_notation.ipynb #2fd94e6e
 def check_choice(
-    x:object,             # The value given
+    x:Any,                # The value given
     arg:str,              # Name of the argument, for the message
     choices:tuple|list    # Allowed values
-) -> str: # The same value
+) -> Any: # The same value
     "Check that `x` is one of `choices`."
     ok = any(isinstance(x, type(c)) and isinstance(x, bool)==isinstance(c, bool) and x==c for c in choices) # True is not 1
     if not ok: need(False, arg, repr(x), 'one of '+', '.join(map(str, choices)))
@@ -75,7 +75,7 @@ def check_choice(
 
 # %% ../nbs/00_notation.ipynb #6de68f62
 def check_embeddings(
-    z:object,          # Embeddings, (n, d)
+    z:Any,             # Embeddings, (n, d)
     arg:str='z',       # Name of the argument, for the message
     min_rows:int=1,    # Smallest allowed n
     finite:bool=True,  # Look at the values too? (on a GPU this waits for the device)
@@ -105,7 +105,7 @@ def _check_lengths(z, arg):
 
 # %% ../nbs/00_notation.ipynb #39663d26
 def check_labels(
-    y:object,                       # Labels, (n,)
+    y:Any,                          # Labels, (n,)
     n:int,                          # Number of rows that they must label
     arg:str='y',                    # Name of the argument, for the message
     device:'torch.device|None'=None # Where they must be; anywhere if None
