@@ -2,17 +2,21 @@
 
     python benchmarks/loop.py [--arch small] [--augment none] [--batch 256] [--device cpu] [--amp] [--channels-last] [--out FILE.json]
 
-`bare` is augmentation, forward, loss, backward and optimiser on a batch that is there already; `loop` is `hardcl_nb.training.loop.train`, with its sampling, gathering,
-schedules and watching, on random images of 32x32 in up to 100 classes. Rounds take turns; medians. The overhead is 1 - bare/loop. On a GPU: --device cuda --arch resnet50
---batch 512 --amp --channels-last (times by wall clock around many steps, with the device's work done).
+`bare` is augmentation, forward, loss, backward and optimiser on a batch that is there already; `loop` is `train` on `batches`, with sampling, gathering,
+schedules and watching, on random images of 32x32 in up to 100 classes. Rounds take turns; medians. The overhead is 1 - bare/loop. On a GPU: --device cuda
+--arch resnet50 --batch 512 --amp --channels-last (times by wall clock around many steps, with the device's work done).
 """
 import argparse, json, statistics, time
+from functools import partial
 from pathlib import Path
 import torch
+from hardcl_nb.losses.exact import contrastive_loss
 from hardcl_nb.training.augment import make_augment
+from hardcl_nb.training.batches import batches
+from hardcl_nb.training.data import Data
 from hardcl_nb.training.encoders import make_encoder
-from hardcl_nb.training.images import ImageData, Pixels, pixel_stats
-from hardcl_nb.training.loop import make_loss, schedule, train
+from hardcl_nb.training.images import Pixels, pixel_stats
+from hardcl_nb.training.loop import schedule, train
 
 def wait(device):
     if device.type=='cuda': torch.cuda.synchronize()
@@ -35,10 +39,11 @@ def main():
     C = max(2, min(100, a.batch//4))
     n = max(4*a.batch, 2000); y = torch.arange(n)%C
     x = torch.randint(0, 256, (n, 3, a.size, a.size), generator=g, dtype=torch.uint8)
-    data = ImageData('random', x, y, x[:C], y[:C], C).to(dev)
+    data = Data('random', x, y, x[:C], y[:C], C).to(dev)
     enc = make_encoder((3, a.size, a.size), C, arch=a.arch, pixels=Pixels(*pixel_stats(x))).to(dev)
     if a.channels_last: enc = enc.to(memory_format=torch.channels_last)
-    opt, loss_fn, augment = torch.optim.Adam(enc.parameters(), 1e-3), make_loss('hscl', 5., validate=False), make_augment(a.augment) if a.augment!='none' else None
+    opt, loss_fn = torch.optim.Adam(enc.parameters(), 1e-3), partial(contrastive_loss, validate=False)
+    augment = make_augment(a.augment) if a.augment!='none' else None
     gen = torch.Generator(dev).manual_seed(0)
     bx,by = data.train_x[:a.batch], data.train_y[:a.batch]
 
@@ -47,15 +52,15 @@ def main():
         if a.channels_last: u = u.contiguous(memory_format=torch.channels_last)
         with torch.autocast(dev.type, torch.bfloat16, enabled=a.amp): return enc(u)
     def bare():
-        enc.train(); loss = loss_fn(embed(), by)
+        enc.train(); loss = loss_fn(embed(), by, beta=5.)
         opt.zero_grad(); loss.backward(); opt.step()
     def loop():
-        it = train(enc, data, loss_fn, opt, steps=a.steps, eval_every=a.steps, batch_size=a.batch, augment=augment, generator=gen, amp=a.amp, channels_last=a.channels_last,
-            lr=schedule('cosine', a.steps), beta=lambda s: 5., stop=lambda s: False)
+        its = batches(data, a.batch, augment=augment, generator=gen, channels_last=a.channels_last)
+        it = train(enc, its, loss_fn, opt, steps=a.steps, every=a.steps, amp=a.amp, lr=schedule('cosine', a.steps), beta=lambda s: 5., stop=lambda s: False)
         next(it)
-        return a.batch/next(it)['images_per_s'] # evaluations do not count
+        return a.batch/next(it)['images_per_s'] # records do not count
     z = torch.nn.functional.normalize(torch.randn(a.batch, 99, generator=g), dim=1).to(dev).requires_grad_()
-    def loss_alone(): torch.autograd.grad(loss_fn(z, by), z)
+    def loss_alone(): torch.autograd.grad(loss_fn(z, by, beta=5.), z)
 
     for f in (bare, loop, loss_alone): f()
     times = {k: [] for k in ('bare', 'loop', 'loss')}

@@ -3,8 +3,10 @@ import io, pickle, stat, warnings, zipfile
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageOps
+from hardcl_nb.training.batches import image_stream
 from hardcl_nb.training.data import Data, hold_out
-from hardcl_nb.training.images import Pixels, check_sha256, image_stream, load_folder, load_npz, pixel_stats, read_image, safe_extract, save_npz
+from hardcl_nb.training.datasets import safe_extract
+from hardcl_nb.training.images import Pixels, check_sha256, load_folder, load_npz, pixel_stats, read_image, save_npz
 
 def gen(seed=0): return torch.Generator().manual_seed(seed)
 

@@ -23,7 +23,7 @@ def test_knn_is_scikit_learns_with_these_weights(seed, k, t, chunk):
     q = torch.randn(20, 5, generator=g, dtype=torch.float64)
     ref = KNeighborsClassifier(k, metric='cosine', weights=lambda dist: np.exp(-dist/t)).fit(z.numpy(), y.numpy())
     p = torch.from_numpy(ref.predict_proba(q.numpy()))
-    mine = predict_knn(z, y, q, k=k, temperature=t, chunk=chunk)
+    mine = predict_knn(z, y, q, k=k, tau=t, batch_size=chunk)
     assert (p.max(1).values-p.gather(1, mine[:,None])[:,0]).max()<1e-9 # the same class, or a tie
 
 @settings(max_examples=25, deadline=None)
@@ -49,9 +49,9 @@ z0,y0,_ = clouds(1)
     (dict(k=0), ValueError, 'k: expected a whole number >= 1, got 0'),
     (dict(k=81), ValueError, 'k: expected at most 80'),
     (dict(k=2.), TypeError, 'k: expected a whole number'),
-    (dict(temperature=-1), ValueError, 'temperature: expected a finite number > 0'),
-    (dict(temperature=math.nan), ValueError, 'temperature'),
-    (dict(chunk=0), ValueError, 'chunk'),
+    (dict(tau=-1), ValueError, 'tau: expected a finite number > 0'),
+    (dict(tau=math.nan), ValueError, 'tau'),
+    (dict(batch_size=0), ValueError, 'batch_size'),
     (dict(z=z0[0]), ValueError, 'z: expected a tensor of shape (n, d)'),
     (dict(z=z0.long()), TypeError, 'z: expected floating-point'),
     (dict(test_z=z0*math.inf), ValueError, 'test_z: expected finite embeddings'),
@@ -140,10 +140,10 @@ def test_split_embed_cleans_up_after_an_error():
 
 def test_record_of_equal_features_is_equal():
     z,y,_ = clouds(5)
-    r = evaluate_features({'a': (z, z), 'b': (2*z, 2*z)}, y, y, k=7, temperature=.1, strengths=[1.])
-    assert r['k']==7 and r['temperature']==.1 and r['num_train']==r['num_test']==80
+    r = evaluate_features({'a': (z, z), 'b': (2*z, 2*z)}, y, y, k=7, tau=.1, strengths=[1.])
+    assert r['k']==7 and r['tau']==.1 and r['num_train']==r['num_test']==80
     for k in ('dim', 'nearest', 'inner', 'knn', 'linear', 'strength', 'converged'): assert r[f'a_{k}']==r[f'b_{k}'], k
-    assert r['a_rank']==pytest.approx(r['b_rank'], rel=1e-10) and r['a_knn']==accuracy(predict_knn(z, y, z, k=7, temperature=.1), y)
+    assert r['a_rank']==pytest.approx(r['b_rank'], rel=1e-10) and r['a_knn']==accuracy(predict_knn(z, y, z, k=7, tau=.1), y)
     with pytest.raises(ValueError, match='features'): evaluate_features({}, y, y)
     with pytest.raises(ValueError, match='k: expected at most 80'): evaluate_features({'a': (z, z)}, y, y)
     with pytest.raises(ValueError, match='no sample of class'): evaluate_features({'a': (z, z)}, 2*y, y, k=7)

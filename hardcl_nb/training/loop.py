@@ -24,7 +24,7 @@ def probe_subset(
     data:Data,     # The data set
     total:int=1000 # About how many samples; at least two of each class, never more than the smallest class has
 ) -> Tensor: # Indices into the training part, on its device
-    "A class-balanced subset of the training part, always the same; classes of one sample, without a positive pair, are left out."
+    "A class-balanced subset of the training part, always the same; classes of one sample have no pair: left out."
     C, sizes = data.num_classes, torch.bincount(data.train_y, minlength=data.num_classes)
     all_there = f'training samples of each of the {C} classes, numbered from 0'
     need(int(sizes.min())>0, 'data', f'none of class {int(sizes.argmin())}', all_there)
@@ -54,7 +54,7 @@ def recorder(
     probe:int=1000,            # About how many samples the probe has
     parts:Callable|None=None   # From a step to the parts to judge on, {name: (x, y)}; None: always the test part
 ) -> Callable[[int], dict]: # From a step to its record: one number for each name, and the list `singular_values`
-    "What to say of an encoder at a step: loss and gap on the probe, collapse metrics, nearest-class-centre accuracy of each part."
+    "What to say of an encoder: loss and gap on the probe, collapse metrics, nearest-centre accuracy of each part."
     y, ix, look = data.train_y, probe_subset(data, probe), partial(embed, encoder, amp=amp, gather=gather)
     parts = parts or (lambda step: {'test': (data.test_x, data.test_y)})
     @torch.no_grad()
@@ -67,6 +67,7 @@ def recorder(
         return dict(loss=loss, gap=loss-bound, **numbers, **acc, singular_values=values)
     return record
 
+# %% ../../nbs/56_loop.ipynb #a6b3ce3e
 def _finite(loss, step):
     "The loss, if it is a number."
     if not math.isfinite(loss): raise FloatingPointError(f'loss: expected a finite loss, got {loss} at step {step}')
@@ -76,7 +77,7 @@ def _finite(loss, step):
 schedules:tuple[str, ...] = ('constant', 'cosine', 'fall', 'rise')
 
 def schedule(
-    name:str='constant', # One of `schedules`: 1 throughout; half a cosine from 1 to 0; linear from 1 to 0; linear from 0 to 1
+    name:str='constant', # One of `schedules`: 1; half a cosine from 1 to 0; linear from 1 to 0; from 0 to 1
     steps:int=400,       # Steps of the run
     warmup:int=0         # Steps of a linear rise from 0 before it, less than `steps`
 ) -> Callable[[int], float]: # From a step, 1..steps, to a factor in [0, 1]
@@ -84,7 +85,8 @@ def schedule(
     check_choice(name, 'schedule', schedules)
     short = check_count(warmup, 'warmup', 0)<check_count(steps, 'steps')
     need(short, 'warmup', warmup, f'less than {steps}, the number of steps')
-    shape = dict(constant=lambda t: 1., cosine=lambda t: (1+math.cos(math.pi*t))/2, fall=lambda t: 1-t, rise=lambda t: t)[name]
+    shapes = (lambda t: 1., lambda t: (1+math.cos(math.pi*t))/2, lambda t: 1-t, lambda t: t)
+    shape = shapes[schedules.index(name)]
     return lambda step: step/warmup if step<=warmup else shape((step-warmup)/(steps-warmup))
 
 # %% ../../nbs/56_loop.ipynb #b4b7380c
@@ -92,17 +94,23 @@ class _Watch:
     "The step of the first loss that was not finite, and the speed, without waiting for the device."
     def __init__(self, device):
         self.bad = torch.zeros((), dtype=torch.int32, device=device)
-        self.restart()
+        self.rows,self.clock = 0, None
+    def start(self): self.clock = time.perf_counter() if self.clock is None else self.clock
     def add(self, loss, rows, step):
         self.bad += ((self.bad==0)&~loss.detach().isfinite())*step
         self.rows += rows
     def check(self):
         "Raise if a loss was not finite; rows per second and peak memory in MB since the last check."
-        said = 'a batch without positive pairs, or too large a learning rate?'
-        if bad := int(self.bad): raise FloatingPointError(f'loss: expected finite losses, got nan or inf at step {bad}: {said}')
-        past = time.perf_counter()-self.clock
-        return dict(images_per_s=self.rows/past if self.rows and past>0 else math.nan, memory_mb=_memory(self.bad.device))
-    def restart(self): self.rows,self.clock = 0,time.perf_counter()
+        why = 'a batch without positive pairs, or too large a learning rate?'
+        if bad := int(self.bad):
+            raise FloatingPointError(f'loss: expected finite losses, got nan or inf at step {bad}: {why}')
+        past = 0. if self.clock is None else time.perf_counter()-self.clock
+        rate,self.rows,self.clock = self.rows/past if past>0 else math.nan, 0, None
+        return dict(images_per_s=rate, memory_mb=_memory(self.bad.device))
+    def stopped(self, step):
+        "The record of a stop between two records."
+        self.check()
+        return dict(step=step)
 
 # %% ../../nbs/56_loop.ipynb #9fa1823e
 def _memory(device):
@@ -129,30 +137,34 @@ def train(
     amp:bool=False,             # Run the model in bfloat16 where that is safe?
     stop:Callable|None=None     # stop(step) after each step: end here, with the record dict(step=step)?
 ) -> Iterator[dict]: # Records: `step`, `images_per_s`, `memory_mb` and what `record` says
-    """Train, and yield a record at the beginning, every few steps and at the end. A loss that is not finite is an error that names the step.
+    """Train, and yield a record at the beginning, every few steps and at the end; a loss of nan or inf is an error.
 
+    >>> import torch
     >>> data, enc = hardcl_nb.load_dataset('digits'), hardcl_nb.make_encoder(64, 10)
     >>> opt = torch.optim.Adam(enc.parameters(), 1e-3)
-    >>> [r['step'] for r in hardcl_nb.train(enc, hardcl_nb.batches(data), hardcl_nb.HSCL(beta=5.), opt, steps=3, every=2)]
+    >>> recs = hardcl_nb.train(enc, hardcl_nb.batches(data), hardcl_nb.HSCL(beta=5.), opt, steps=3, every=2)
+    >>> [r['step'] for r in recs]
     [0, 2, 3]
     """
     watch,it = _begin(batches, opt, steps, start, every)
     say = lambda step: {'step': step, **watch.check(), **(record(step) if record else {})}
-    if start==0: yield say(0); watch.restart()
+    if start==0: yield say(0)
     for step in range(start+1, steps+1):
+        watch.start()
         x,y = _next(it, step)
         model.train()
         if lr is not None: _set_lr(opt, lr(step))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=amp): z = model(x)
         loss = loss_fn(z, y) if beta is None else loss_fn(z, y, beta=beta(step))
-        opt.zero_grad(); loss.backward()
+        opt.zero_grad()
+        loss.backward()
         if clip is not None: nn.utils.clip_grad_norm_(model.parameters(), clip)
         opt.step()
         watch.add(loss, len(z), step)
         seen = step%every==0 or step==steps
-        if seen: yield say(step); watch.restart()
+        if seen: yield say(step)
         if stop is not None and step<steps and stop(step):
-            if not seen: watch.check(); yield dict(step=step)
+            if not seen: yield watch.stopped(step)
             return
 
 # %% ../../nbs/56_loop.ipynb #ddcfd2ab

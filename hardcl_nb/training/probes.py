@@ -14,33 +14,36 @@ from torch import nn, Tensor
 from ..checks import check_count, check_embeddings, check_labels, check_number, need
 from ..measures.centres import accuracy, centre_accuracy
 from ..measures.spectrum import effective_rank, spectrum
+from .encoders import embed
 
 # %% ../../nbs/57_probes.ipynb #b617511b
 def predict_knn(
-    z:Tensor,              # Training embeddings, (n, d)
-    y:Tensor,              # Their labels, (n,), on the same device
-    test_z:Tensor,         # Embeddings to classify, (m, d), on the same device
+    z:Tensor,            # Training embeddings, (n, d)
+    y:Tensor,            # Their labels, (n,), on the same device
+    test_z:Tensor,       # Embeddings to classify, (m, d), on the same device
     *,
-    k:int=200,             # Neighbours, at most n
-    temperature:float=.07, # T > 0 of the votes exp(s/T)
-    chunk:int=1024         # Test rows at a time: memory is O(chunk n)
+    k:int=200,           # Neighbours, at most n
+    tau:float=.07,       # Temperature > 0 of the votes exp(s/tau)
+    batch_size:int=1024  # Test rows at a time: memory is O(batch_size n)
 ) -> Tensor: # Predicted labels, (m,)
     "Weighted nearest neighbours by cosine (Wu et al. 2018, section 3.4); the cosine with a zero vector counts as 0."
     z,test_z = _unit_rows(z, 'z'), _unit_rows(test_z, 'test_z')
     y = check_labels(y, len(z), device=z.device)
-    need(z.shape[1]==test_z.shape[1] and z.device==test_z.device, 'test_z', f'{test_z.shape[1]} columns on {test_z.device}', f'{z.shape[1]} columns on {z.device}, as z has')
+    have,want = (f'{v.shape[1]} columns on {v.device}' for v in (test_z, z))
+    need(have==want, 'test_z', have, f'{want}, as z has')
     need(check_count(k, 'k')<=len(z), 'k', k, f'at most {len(z)}, the number of training embeddings')
-    t = check_number(temperature, 'temperature', 0, strict=True)
+    t = check_number(tau, 'tau', 0, strict=True)
     classes,which = torch.unique(y, return_inverse=True)
-    votes = [_votes(q@z.T, which, k, t, len(classes)) for q in test_z.to(z.dtype).split(check_count(chunk, 'chunk'))]
-    return classes[torch.cat(votes).argmax(1)]
+    rows = test_z.to(z.dtype).split(check_count(batch_size, 'batch_size'))
+    return classes[torch.cat([_votes(q@z.T, which, k, t, len(classes)) for q in rows]).argmax(1)]
 
 # %% ../../nbs/57_probes.ipynb #1541854e
 def _unit_rows(z, arg):
     "Rows scaled to length 1; rows of zeros stay. Half precision becomes single."
     z = check_embeddings(z, arg).detach()
     z = z.float() if z.dtype.itemsize<4 else z
-    z = z/z.abs().amax(1, keepdim=True).clamp(min=torch.finfo(z.dtype).tiny) # so that squares neither overflow nor vanish
+    largest = z.abs().amax(1, keepdim=True).clamp(min=torch.finfo(z.dtype).tiny)
+    z = z/largest # so that squares neither overflow nor vanish
     return nn.functional.normalize(z, dim=1)
 
 def _votes(s, which, k, t, num_classes):
@@ -59,7 +62,7 @@ class LinearProbe:
     converged:bool          # Did the last fit converge?
 
 # %% ../../nbs/57_probes.ipynb #9a7fa112
-def _fit(x, y, strength, max_iter, start=None):
+def _fit(x, y, strength, max_iter):
     "Standardise and fit; (scaler, classifier, converged)."
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -85,7 +88,7 @@ def linear_probe(
     max_iter:int=1000,  # Steps of the solver
     seed:int=0          # Seed of the split
 ) -> LinearProbe: # Test accuracy, and how it came about
-    "Logistic regression on standardised features; the penalty is chosen on a held-out part of the training set, the strongest among equals."
+    "Logistic regression on standardised features; penalty chosen on held-out samples, the strongest among equals."
     from sklearn.model_selection import train_test_split
     x,y,tx,ty = _probe_input(z, y, test_z, test_y, held_out)
     grid = sorted({check_number(s, 'strengths', 0, strict=True) for s in strengths})
@@ -109,9 +112,12 @@ def _probe_input(z, y, test_z, test_y, held_out):
     need(len(classes)>1, 'y', '1 class', 'at least 2 classes')
     need(counts.min()>1, 'y', f'one sample of class {classes[counts.argmin()]}', 'at least 2 samples of each class')
     unseen = np.setdiff1d(ty, classes)
-    need(not len(unseen), 'test_y', f"class {', '.join(map(str, unseen[:10]))}, which no training sample has", 'classes of y')
+    names = f"class {', '.join(map(str, unseen[:10]))}, which no training sample has"
+    need(not len(unseen), 'test_y', names, 'classes of y')
     size = math.ceil(held_out*len(y))
-    need(len(classes)<=size<=len(y)-len(classes), 'held_out', f'{held_out:g}, which is {size} of {len(y)} samples', f'a share with a place for each of the {len(classes)} classes on both sides')
+    room = f'a share with a place for each of the {len(classes)} classes on both sides'
+    fits = len(classes)<=size<=len(y)-len(classes)
+    need(fits, 'held_out', f'{held_out:g}, which is {size} of {len(y)} samples', room)
     return as_np(z), y, as_np(test_z), ty
 
 # %% ../../nbs/57_probes.ipynb #c3b306c9
@@ -124,33 +130,35 @@ def split_embed(
 ) -> tuple[Tensor, Tensor]: # Features before the head, (n, d'), flattened; embeddings after it, (n, d)
     "Features before and after a projection head, in evaluation mode; the encoder's mode is restored."
     parts = dict(encoder.named_modules())
-    head = parts.get(head, head)
-    need(any(head is m for m in parts.values()), 'head', repr(head) if isinstance(head, str) else type(head).__name__, f'a part of the encoder, one of {", ".join(k for k in parts if k)}')
-    seen,was = [],encoder.training
+    said,head = repr(head) if isinstance(head, str) else type(head).__name__, parts.get(head, head)
+    known = f'a part of the encoder, one of {", ".join(k for k in parts if k)}'
+    need(any(head is m for m in parts.values()), 'head', said, known)
+    seen = []
     hook = head.register_forward_pre_hook(lambda m,args: seen.append(args[0].flatten(1)))
-    try: encoder.eval(); after = torch.cat([encoder(b) for b in x.split(check_count(batch_size, 'batch_size'))])
-    finally: hook.remove(); encoder.train(was)
+    try: after = embed(encoder, x, check_count(batch_size, 'batch_size'))
+    finally: hook.remove()
     need(len(seen)>0, 'head', 'a part that the encoder does not call', 'a part that it calls')
     return torch.cat(seen), after
 
 # %% ../../nbs/57_probes.ipynb #4e258b1e
 def evaluate_features(
-    features:dict[str, tuple[Tensor, Tensor]], # Name -> (training features (n, d), test features (m, d)), as 'before' and 'after'
-    y:Tensor,               # Training labels, (n,), integers 0..C-1, each present
-    test_y:Tensor,          # Test labels, (m,)
+    features:dict[str, tuple[Tensor, Tensor]], # Name -> (training features (n, d), test features (m, d))
+    y:Tensor,       # Training labels, (n,), integers 0..C-1, each present
+    test_y:Tensor,  # Test labels, (m,)
     *,
-    k:int=200,              # Neighbours, at most n
-    temperature:float=.07,  # T of the votes
-    **probe                 # Options of `linear_probe`
-) -> dict: # <name>_dim, _rank, _nearest, _inner, _knn, _linear, _strength, _converged for each name; k, temperature, num_train, num_test
+    k:int=200,      # Neighbours, at most n
+    tau:float=.07,  # Temperature of the votes
+    **probe         # Options of `linear_probe`
+) -> dict: # Settings k, tau, num_train, num_test; for each name <name>_dim, _rank, _nearest, _inner, _knn, _linear ...
     "Nearest centre by both rules, weighted kNN and linear probe on several sets of features of the same samples."
-    need(isinstance(features, dict) and len(features)>0, 'features', repr(type(features).__name__), 'a dictionary with at least one entry')
-    rec = dict(k=k, temperature=temperature, num_train=len(y), num_test=len(test_y))
+    ok = isinstance(features, dict) and len(features)>0
+    need(ok, 'features', repr(type(features).__name__), 'a dictionary with at least one entry')
+    rec = dict(k=k, tau=tau, num_train=len(y), num_test=len(test_y))
     for name,(z,tz) in features.items():
         C = int(check_labels(y, len(z)).max())+1
         rec |= {f'{name}_dim': z.shape[1], f'{name}_rank': effective_rank(spectrum(z))}
         rec |= {f'{name}_{r}': centre_accuracy(z, y, tz, test_y, C, r) for r in ('nearest', 'inner')}
-        rec[f'{name}_knn'] = accuracy(predict_knn(z, y, tz, k=k, temperature=temperature), test_y)
+        rec[f'{name}_knn'] = accuracy(predict_knn(z, y, tz, k=k, tau=tau), test_y)
         lin = linear_probe(z, y, tz, test_y, **probe)
         rec |= {f'{name}_linear': lin.test_acc, f'{name}_strength': lin.strength, f'{name}_converged': lin.converged}
     return rec
@@ -176,5 +184,7 @@ def seed_intervals(
     "Interval over seeds of each accuracy and rank that all records have."
     need(len(records)>1, 'records', len(records), 'at least 2 records: one seed has no spread')
     keys = [k for k in records[0] if k.rsplit('_', 1)[-1] in ('rank', 'nearest', 'inner', 'knn', 'linear')]
-    for r in records: need(not set(keys)-set(r), 'records', f"one without {', '.join(k for k in keys if k not in r)}", 'records with the same names')
+    for r in records:
+        missing = ', '.join(k for k in keys if k not in r)
+        need(not missing, 'records', f'one without {missing}', 'records with the same names')
     return {k: t_interval([r[k] for r in records], level) for k in keys}

@@ -120,7 +120,7 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[int], bool]]: # Called as stop(step) after each step: end here?
-    "Let the first Ctrl-C or SIGTERM in a `with` block raise a flag instead of an exception; `stop.signum` is its number, or 0."
+    "Let the first Ctrl-C or SIGTERM in a `with` block raise a flag, no exception; `stop.signum` is its number, or 0."
     def stop(step):
         if size==1: return stop.signum>0
         if step%16: return False
@@ -143,7 +143,8 @@ class _Sum(torch.autograd.Function):
     "The sum over all processes; every process's part has the summed gradient."
     @staticmethod
     def forward(ctx, x):
-        x = x.clone(); dist.all_reduce(x)
+        x = x.clone()
+        dist.all_reduce(x)
         return x
     @staticmethod
     def backward(ctx, g): return _Sum.apply(g.contiguous())
