@@ -143,9 +143,9 @@ function playground(box) {
   const set = k => v => { o[k] = v; if (k === 'method' || k === 'beta' || k === 'detach') draw(); else again(); };
 
   function advance(times) {
-    for (let k = 0; k < times; k++) { step(state, options(), .06); count++; }
+    for (let k = 0; k < times; k++) { const before = step(state, options(), .06); if (k) seen.push([count, before]); count++; }
     seen.push([count, lossAndGrad(state.z, state.y, options()).loss]);
-    if (seen.length > 600) seen = seen.filter((_, k) => k % 2 === 0);
+    while (seen.length > 600) seen = seen.filter((_, k) => k % 2 === 0);
     draw();
   }
   function play(on) {
