@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['Refused', 'RefusedType', 'need', 'check_number', 'check_count', 'check_choice', 'check_embeddings', 'check_labels',
-           'NotYet', 'judge']
+           'NotYet', 'judge', 'progress', 'hardcl_progress']
 
 # %% ../nbs/00_notation.ipynb #9030e2a2
-import functools, math, numbers, os, signal, sys, threading, traceback
+import functools, json, math, numbers, re, signal, sys, threading, traceback
 from collections.abc import Callable
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
@@ -196,7 +197,44 @@ def judge(
     def speak(f):
         seen = _Watched(f) if callable(f) and not isinstance(f, type) else f
         try:
-            with _within(seconds): return check(seen)
+            with _within(seconds): check(seen)
+            return _note(check.__name__.removeprefix('check_'))
         except Exception as e: why = _explain(seen, e)
         raise NotYet(f"{check.__name__.removeprefix('check_')}: {why}") from None
     return speak
+
+# %% ../nbs/00_notation.ipynb #0e2c7735
+_course = '.hardcl_course' # a file in the folder of working copies: names of exercises that are done
+
+def _note(name):
+    "Note an exercise as done, in a folder of working copies."
+    path = Path(_course)
+    if path.is_file() and name not in path.read_text(encoding='utf-8').split():
+        with path.open('a', encoding='utf-8') as f: f.write(name+'\n')
+
+def progress(
+    folder:str|Path='work' # Folder of working copies, as `make student` makes it
+) -> dict[str, tuple[list[str], list[str]]]: # Page -> names of its exercises that are done, and of those that are not
+    "Which exercises of a course are done."
+    folder = Path(folder)
+    need((folder/_course).is_file(), 'folder', folder, 'a folder of working copies (make student)')
+    done, out = (folder/_course).read_text(encoding='utf-8').split(), {}
+    for p in sorted(folder.glob('[0-9]*.ipynb')):
+        cells = json.loads(p.read_text(encoding='utf-8'))['cells']
+        names = re.findall(r'^def check_(\w+)\(', '\n'.join(''.join(c['source']) for c in cells if c['cell_type']=='code'), re.M)
+        out[p.stem] = [k for k in names if k in done], [k for k in names if k not in done]
+    return out
+
+# %% ../nbs/00_notation.ipynb #a2b3846c
+def hardcl_progress(
+    args:list[str]|None=None # Words of the command line: a folder, or nothing for `work`; those of the shell if None
+) -> None:
+    "Say which exercises are done in a folder of working copies."
+    words = sys.argv[1:] if args is None else args
+    if any(w.startswith('-') for w in words) or len(words)>1: sys.exit('usage: hardcl_progress [FOLDER]')
+    try: pages = progress(words[0] if words else 'work')
+    except Refused as e: sys.exit(f'hardcl_progress: error: {e}')
+    for name,(done,rest) in pages.items():
+        if done or rest: print(f"{name:18} {len(done)} of {len(done)+len(rest)}"+(f"   next: {rest[0]}" if done and rest else ''))
+    total = sum(len(d) for d,_ in pages.values())
+    print(f'{total} of {total+sum(len(r) for _,r in pages.values())} exercises done')
