@@ -187,6 +187,15 @@ def _within(seconds):
             signal.alarm(0)
             signal.signal(signal.SIGALRM, before)
 
+# %% ../nbs/00_notation.ipynb #93bee222
+_course = '.hardcl_course' # a file in the folder of working copies: names of exercises that are done
+
+def _note(name):
+    "Note an exercise as done, in a folder of working copies."
+    path = Path(_course)
+    if path.is_file() and name not in path.read_text(encoding='utf-8').split():
+        with path.open('a', encoding='utf-8') as f: f.write(name+'\n')
+
 # %% ../nbs/00_notation.ipynb #9743f30e
 def judge(
     check:Callable,   # A function check_NAME(f) that raises where f is wrong
@@ -204,14 +213,6 @@ def judge(
     return speak
 
 # %% ../nbs/00_notation.ipynb #0e2c7735
-_course = '.hardcl_course' # a file in the folder of working copies: names of exercises that are done
-
-def _note(name):
-    "Note an exercise as done, in a folder of working copies."
-    path = Path(_course)
-    if path.is_file() and name not in path.read_text(encoding='utf-8').split():
-        with path.open('a', encoding='utf-8') as f: f.write(name+'\n')
-
 def progress(
     folder:str|Path='work' # Folder of working copies, as `make student` makes it
 ) -> dict[str, tuple[list[str], list[str]]]: # Page -> names of its exercises that are done, and of those that are not
