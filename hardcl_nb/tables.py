@@ -5,33 +5,27 @@
 # %% auto #0
 __all__ = ['methods', 'hardenings', 'datasets', 'encoders', 'augmentations', 'metrics', 'Entry', 'find', 'Table']
 
-# %% ../nbs/19_tables.ipynb #8b5a9cd5
+# %% ../nbs/19_tables.ipynb #9d15f460
 from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import import_module
 from types import SimpleNamespace
+from .checks import need
 
 # %% ../nbs/19_tables.ipynb #9a24b484
 class Entry(SimpleNamespace):
     "What a table knows of a name: `target`, and the facts as attributes."
 
-# %% ../nbs/19_tables.ipynb #44f17b05
+# %% ../nbs/19_tables.ipynb #28337e31
 def find(
     target:str # 'module:attribute', such as 'json:dumps'
 ) -> object: # What stands there
     "Import the module of a target, and return its attribute."
-    _need(isinstance(target, str) and target.count(':')==1, 'target', repr(target), "text such as 'module:attribute'")
+    need(isinstance(target, str) and target.count(':')==1, 'target', repr(target), "text such as 'module:attribute'")
     module, attribute = target.split(':')
     return getattr(import_module(module), attribute)
 
-# %% ../nbs/19_tables.ipynb #30683d45
-def _need(ok, arg, given, expected):
-    "`need` of the page on notation, imported in the one case that has something to say."
-    if ok: return
-    from hardcl_nb.checks import need
-    need(False, arg, given, expected)
-
-# %% ../nbs/19_tables.ipynb #97f3695d
+# %% ../nbs/19_tables.ipynb #fbec2aaf
 class Table(dict):
     "Names of one kind of thing and what they stand for: {name: Entry}, in the order of registration."
     def __init__(self,
@@ -48,7 +42,7 @@ class Table(dict):
         "What the table knows of `name`, without importing anything."
         if name not in self.keys():
             near = get_close_matches(str(name), self, 1)
-            _need(False, self.word, repr(name)+(f'; did you mean {near[0]!r}?' if near else ''), f"one of {', '.join(self)}")
+            need(False, self.word, repr(name)+(f'; did you mean {near[0]!r}?' if near else ''), f"one of {', '.join(self)}")
         return self[name]
 
     def load(self,
@@ -56,7 +50,7 @@ class Table(dict):
     ) -> Callable: # The function or class that it stands for
         "The target of `name`, imported if it is still a line of text."
         target = self.facts(name).target
-        _need(target is not None, self.word, repr(name), 'a name with a function of its own')
+        need(target is not None, self.word, repr(name), 'a name with a function of its own')
         return find(target) if isinstance(target, str) else target
 
     def add(self,
@@ -69,17 +63,17 @@ class Table(dict):
 
     def __repr__(self): return _listing(self)
 
-# %% ../nbs/19_tables.ipynb #437a348e
+# %% ../nbs/19_tables.ipynb #a541f2cb
 def _add(table, name, target, facts):
     "`Table.add`."
     plain = isinstance(name, str) and name.replace('-', '_').replace('.', '_').isidentifier()
-    _need(plain, table.word, repr(name), 'a name of letters, digits, -, _ and .')
-    _need(target is None or callable(target) or isinstance(target, str), 'target', repr(target), "a function, or text such as 'module:attribute'")
+    need(plain, table.word, repr(name), 'a name of letters, digits, -, _ and .')
+    need(target is None or callable(target) or isinstance(target, str), 'target', repr(target), "a function, or text such as 'module:attribute'")
     odd = [k for k in facts if k not in ('label', *table.defaults)]
-    _need(not odd, 'facts', ', '.join(odd), f"facts of a {table.word}: {', '.join(('label', *table.defaults))}")
+    need(not odd, 'facts', ', '.join(odd), f"facts of a {table.word}: {', '.join(('label', *table.defaults))}")
     old = table.get(name)
     free = old is None or callable(old.target) or target is not None and old.target==target
-    _need(free, table.word, repr(name), f'a new name; {name} is taken')
+    need(free, table.word, repr(name), f'a new name; {name} is taken')
     entry = table[name] = Entry(target=target, **{'label': name, **table.defaults, **facts})
     def decorate(f):
         entry.target = f
