@@ -19,7 +19,9 @@ from ..checks import need
 from .config import RunConfig
 from ..losses.distributed import distributed_loss
 from ..training.encoders import make_encoder, near_nc
-from ..training.images import ImageData, Pixels, hold_out, load_dataset, pixel_stats
+from ..training.images import ImageData, Pixels, pixel_stats
+from ..training.data import hold_out
+from ..training.datasets import load_dataset
 from ..training.processes import on_first, rank_and_size, sync_batchnorm
 from ..training.loop import make_loss, probe_subset, schedule
 

@@ -18,7 +18,8 @@ from .build import build_data, build_encoder, build_optimiser, build_run, data_d
 from .checkpoints import load_checkpoint, read_checkpoint, save_checkpoint
 from .config import RunConfig, data_name, obstacles, places
 from .storage import Log, alone, read_csv, store, stored
-from ..training.loop import embed, train
+from ..training.encoders import embed
+from ..training.loop import train
 from ..training.processes import Interrupted, interruptible, on_first, pick_device, processes, rank_and_size
 
 # %% ../../nbs/63_folder.ipynb #f1c65c21
