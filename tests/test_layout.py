@@ -1,5 +1,5 @@
 "The repository, seen from outside the notebooks."
-import configparser, importlib, json, os, re, shlex, subprocess, sys
+import ast, configparser, importlib, inspect, json, os, re, shlex, subprocess, sys
 from pathlib import Path
 import pytest
 
@@ -38,23 +38,63 @@ def test_every_module_has_its_notebook():
     made = [m for p in numbered if (m := module_of(p))]
     assert len(made) == len(set(made)) and modules == set(made)
 
+wings = ('theory', 'losses', 'measures', 'training', 'runs')
+below = dict(theory=(), losses=('theory',), measures=('theory',), training=('theory', 'losses', 'measures'), runs=wings[:-1])
+modules = {m: p for p in numbered if (m := module_of(p))}
+sources = [p for p in (root/'hardcl_nb').rglob('*.py') if p.name not in ('_modidx.py', '__init__.py')]
+def name_of(path): return '.'.join(path.relative_to(root/'hardcl_nb').with_suffix('').parts)
+
+def imported(code, here=''):
+    "Modules of the package that some code imports, also inside functions, by whatever form of import."
+    out, parts = set(), ['hardcl_nb', *here.split('.')][:-1]
+    for n in ast.walk(ast.parse(code)):
+        if isinstance(n, ast.Import): out |= {a.name for a in n.names}
+        elif isinstance(n, ast.ImportFrom):
+            base = '.'.join([*parts[:len(parts)-n.level+1], *([n.module] if n.module else [])]) if n.level else n.module
+            out |= {f'{base}.{a.name}' for a in n.names}|{base}
+        elif isinstance(n, ast.Constant) and isinstance(n.value, str) and re.fullmatch(r'hardcl_nb(\.\w+)+', n.value): out.add(n.value)
+    return {m for x in out for m in modules if x==f'hardcl_nb.{m}'}
+
+def plain(code): return re.sub(r'^\s*[%!].*$', 'pass', code, flags=re.M)
+
+@pytest.mark.parametrize('p', sources, ids=name_of)
+def test_imports_run_down(p):
+    "A module imports from the ground, from its own wing and from wings below, and only what an earlier page makes."
+    mine = name_of(p)
+    for m in imported(p.read_text(encoding='utf-8'), mine):
+        wing, other = mine.split('.')[0], m.split('.')[0]
+        assert '.' not in m or other==wing or other in below.get(wing, ()), f'{mine} imports {m}, which is no wing below'
+        assert modules[m].name<modules[mine].name, f'{mine} imports {m}, which a later page makes'
+
 @each_numbered
-def test_module_imports_only_earlier_notebooks(p):
-    order = [module_of(q) for q in numbered]
-    exported = '\n'.join(s for s in code(p) if re.search(r'^#\| exports?\b', s, re.M))
-    for m in re.findall(r'^from hardcl_nb\.([\w.]+) import', exported, re.M): # an import inside a function may look ahead
-        if m in order: assert order.index(m) < order.index(module_of(p)), f'{p.name} imports {m}'
+def test_no_page_needs_a_later_one(p):
+    "Hidden cells and functions included; a page may use its own module, for other processes."
+    for s in code(p):
+        for m in imported(plain(s)): assert modules[m].name<=p.name, f'{p.name} imports {m}'
+
+@each_numbered
+def test_needs_lead_back(p):
+    "What a page says that it needs comes before it: so there is no circle."
+    needs = re.findall(r'^Needs .*$', '\n'.join(prose(p)), re.M)
+    assert needs, 'no line that says what the page needs'
+    for t in re.findall(r'\]\((\d\d_\w+\.ipynb)', needs[0]): assert t<p.name, f'{p.name} needs {t}'
+
+@pytest.mark.parametrize('p', sources, ids=name_of)
+def test_modules_are_short(p):
+    lines = p.read_text(encoding='utf-8').splitlines()
+    assert len(lines)<=250 or name_of(p)=='losses.kernel', len(lines) # a Triton kernel cannot call what another module holds
+    assert not [l for l in lines if len(l)>120 and not l.startswith('__all__')]
 
 @each
 def test_imports_stand_alone(p):
     "A docs build runs every cell holding an import, whatever its flags."
     for s in code(p):
         lines = [l for l in s.splitlines() if l.strip() and not l.lstrip().startswith('#')]
-        imp = [l.startswith(('import ', 'from ')) for l in lines]
+        imp = [l.startswith(('import ', 'from ')) for l in lines if l!='if TYPE_CHECKING:' and not l.startswith('    import') and not l.startswith('    from')]
         allowed = all(imp) or '#| eval: false' in s or 'nbdev_export()' in s
         inside = re.sub(r'\((?:[^()]|\n)*\)', '', s) # a parenthesised import may span lines
         lines2 = [l for l in inside.splitlines() if l.strip() and not l.lstrip().startswith('#')]
-        assert not any(imp) or allowed or all(l.startswith(('import ', 'from ')) for l in lines2), s
+        assert not any(imp) or allowed or all(l.lstrip().startswith(('import ', 'from ', 'if TYPE_CHECKING')) for l in lines2), s
 
 @each
 def test_title_cell_is_title_and_subtitle(p):
@@ -89,6 +129,34 @@ def test_notebook_has_the_parts_of_a_page(p):
         assert part in text, part
     stubs = sum('#| eval: false' in s and '...' in s for s in code(p))
     assert stubs >= 3 and text.count('<details>') >= stubs
+
+def face():
+    "Names of the face, and the modules that the stub says they come from."
+    tree = ast.parse((root/'hardcl_nb/__init__.pyi').read_text(encoding='utf-8'))
+    return {a.name: n.module for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names}
+
+@pytest.mark.parametrize('name', face())
+def test_face_and_modules_agree(name):
+    import hardcl_nb
+    made = importlib.import_module('hardcl_nb.'+face()[name])
+    assert getattr(hardcl_nb, name) is getattr(made, name) and name in made.__all__ and name in dir(hardcl_nb)
+
+def test_face_is_the_stub():
+    import hardcl_nb
+    assert set(face())<=set(hardcl_nb.__all__)
+    with pytest.raises(AttributeError): hardcl_nb.no_such_name
+
+@pytest.mark.parametrize('name', face())
+def test_face_explains_itself(name):
+    "What `help` and an editor show: a docstring that names shapes or units and a source, with an example that runs."
+    import doctest, hardcl_nb
+    thing = getattr(hardcl_nb, name)
+    doc = inspect.getdoc(thing)
+    assert doc and len(doc.split())>=20 and '>>>' in doc, doc
+    assert 'options' not in inspect.signature(thing).parameters
+    tests = doctest.DocTestFinder(recurse=False).find(thing, name, globs={'hardcl_nb': hardcl_nb})
+    results = [doctest.DocTestRunner(optionflags=doctest.ELLIPSIS|doctest.NORMALIZE_WHITESPACE).run(t) for t in tests]
+    assert sum(r.attempted for r in results) and not any(r.failed for r in results)
 
 def test_import_is_light():
     code = "import sys, hardcl_nb; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"

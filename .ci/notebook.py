@@ -1,0 +1,49 @@
+"""Run one notebook as `nbdev_test` does, and with it the solution of each exercise: the code that stands folded on the page.
+
+    python .ci/notebook.py nbs/41_collapse.ipynb [flags of cells to leave out]
+"""
+import ast, os, re, sys
+from pathlib import Path
+from execnb.nbio import mk_cell
+from execnb.shell import CaptureShell
+from fastcore.xtras import working_directory
+from nbdev.process import NBProcessor
+
+def solution(text):
+    "The code of a folded solution, and the names that it defines; None without code."
+    folded = ''.join(re.findall(r'<details>.*?</details>', text, re.S))
+    code = '\n\n'.join(re.findall(r'```python\n(.*?)```', folded, re.S))
+    if not code: return None
+    body = ast.parse(code).body
+    names = [n.name for n in body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    return code, names+[t.id for n in body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)]
+
+def with_solutions(cells):
+    "The cells, each folded solution run and judged by the check that the page has for it."
+    out, checks = [], set()
+    for c in cells:
+        out.append(c)
+        if c.cell_type=='code': checks |= set(re.findall(r'^def check_(\w+)', c.source, re.M))
+        elif (found := solution(c.source)) is not None:
+            code, names = found
+            calls = [f'check_{n}({n})' for n in names if n in checks]
+            out.append(mk_cell('\n'.join([code, *calls])))
+    return out
+
+def run(path, skip):
+    "Run the notebook; False, and what was wrong, if a cell or a solution fails."
+    os.environ['IN_TEST'] = '1'
+    nb = NBProcessor(path, process=True).nb
+    nb.cells = with_solutions(nb.cells)
+    def leave_out(cell):
+        d = getattr(cell, 'directives_', None) or {}
+        return cell.cell_type!='code' or 'nbdev_export'+'(' in cell.source or d.get('eval:', [''])[0].lower()=='false' or bool(skip & d.keys())
+    shell = CaptureShell(path)
+    try:
+        with working_directory(path.parent): shell.run_all(nb, exc_stop=True, preproc=leave_out)
+    except Exception:
+        print(shell.prettytb(fname=path))
+        return False
+    return True
+
+if __name__=='__main__': sys.exit(not run(Path(sys.argv[1]).absolute(), set(sys.argv[2:])))

@@ -1,0 +1,21 @@
+from .losses.contrastive import HSCL as HSCL, HUCL as HUCL, SCL as SCL, UCL as UCL, contrastive_loss as contrastive_loss
+from .losses.distributed import DistributedLoss as DistributedLoss
+from .losses.estimators import SampledLoss as SampledLoss
+from .losses.general import GeneralLoss as GeneralLoss
+from .losses.relatives import NTXent as NTXent, SupCon as SupCon
+from .measures.collapse import CollapseReport as CollapseReport, collapse_report as collapse_report
+from .measures.meter import CollapseMeter as CollapseMeter
+from .runs.config import RunConfig as RunConfig
+from .runs.diagnose import diagnose as diagnose
+from .runs.folder import run as run
+from .theory.bounds import scl_bound as scl_bound, ucl_bound as ucl_bound
+from .theory.certificate import certificate as certificate
+from .theory.etf import simplex_etf as simplex_etf
+from .theory.hucl import hucl_bound as hucl_bound
+from .theory.optimum import batch_bound as batch_bound
+from .training.batches import batches as batches
+from .training.datasets import load_dataset as load_dataset
+from .training.encoders import make_encoder as make_encoder
+from .training.loop import train as train
+
+__version__: str
