@@ -2,7 +2,8 @@
 import math, pytest, torch
 from hypothesis import assume, given, settings, strategies as st
 from hardcl_nb.theory.certificate import Certificate, batch_bound, batch_optimum, certificate, gram_bound
-from hardcl_nb.theory.worlds import InfoNCE, block_world
+from hardcl_nb.theory.psi import InfoNCE
+from hardcl_nb.theory.worlds import block_world
 from hardcl_nb.theory.hardening import Exponential, SemiHard, SoftThreshold
 from hardcl_nb.losses.exact import contrastive_loss
 

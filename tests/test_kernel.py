@@ -3,7 +3,7 @@ import os, re, subprocess, sys, textwrap
 from importlib.util import find_spec
 from pathlib import Path
 import pytest, torch
-from hardcl_nb.losses.exact import kernel
+from hardcl_nb.losses import kernel
 from hardcl_nb.losses.kernel import kernel_loss, kernel_ready
 
 root = Path(__file__).parent.parent
@@ -13,7 +13,7 @@ head = '''
 import itertools, json, math, warnings
 import torch, torch.nn.functional as F
 from torch.testing import assert_close
-from hardcl_nb.losses.exact import kernel
+from hardcl_nb.losses import kernel
 from hardcl_nb.losses.kernel import kernel_loss, kernel_ready
 from hardcl_nb.losses.exact import contrastive_loss
 def batch(n, d, classes=4, seed=0, shift=0.):

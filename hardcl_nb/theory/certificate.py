@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from .bounds import _binomial, _price
 from ..checks import check_choice, check_embeddings, check_labels, check_number, need
-from .worlds import FiniteWorld, InfoNCE
+from .worlds import FiniteWorld
+from .psi import InfoNCE
 from .hardening import Exponential, tilted_weights
 
 # %% ../../nbs/11_certificate.ipynb #bf52c447
