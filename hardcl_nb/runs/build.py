@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from ..training.augment import make_augment
 from ..training.data import Data
-from ..theory.certificate import batch_bound
+from ..theory.optimum import batch_bound
 from ..checks import need
 from .config import RunConfig
 from ..losses.distributed import distributed_loss
