@@ -1,14 +1,8 @@
 "What 11_certificate does not assert itself: batches against `contrastive_loss`, random counts and options, bad input."
 import math, pytest, torch
-<<<<<<< HEAD
-from hypothesis import assume, given, settings, strategies as st
-from hardcl_nb.theory.certificate import Certificate, certificate
-from hardcl_nb.theory.optimum import batch_bound, batch_optimum, gram_bound
-=======
 from hypothesis import given, settings, strategies as st
 from hardcl_nb.theory.certificate import Certificate, certificate
 from hardcl_nb.theory.optimum import batch_bound
->>>>>>> th3
 from hardcl_nb.theory.psi import InfoNCE
 from hardcl_nb.theory.worlds import block_world
 from hardcl_nb.theory.hardening import Exponential, SemiHard, SoftThreshold
