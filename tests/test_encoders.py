@@ -3,7 +3,7 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.testing import assert_close
-from hardcl_nb.training.encoders import Encoder, ResidualBlock, archs, make_encoder, mlp, near_nc, projection_head, resnet, seeded, small_resnet
+from hardcl_nb.training.encoders import Encoder, ResidualBlock, embed, make_encoder, mlp, near_nc, projection_head, resnet, seeded, small_resnet
 from hardcl_nb.training.images import Pixels
 
 convs = ('small', 'resnet18')
@@ -140,3 +140,39 @@ def test_near_nc_refuses(kw, err, says):
     x,y = gen_task()
     with pytest.raises(err) as e: near_nc(**{**dict(encoder=nn.Linear(8, 3), x=x, y=y, num_classes=4), **kw})
     assert says in str(e.value)
+
+class Fragile(nn.Module):
+    "Fails on the second batch that it sees."
+    def __init__(self): super().__init__(); self.bn,self.calls = nn.BatchNorm1d(8), 0
+    def forward(self, x):
+        self.calls += 1
+        if self.calls==2: raise RuntimeError('out of luck')
+        return self.bn(x)
+
+@pytest.mark.parametrize('training', [True, False])
+def test_embed_leaves_the_mode_as_it_was_also_after_an_error(training):
+    net = Fragile().train(training)
+    with pytest.raises(RuntimeError, match='luck'): embed(net, torch.randn(10, 8), 5)
+    assert net.training==net.bn.training==training
+    assert embed(net, torch.randn(10, 8), 5).shape==(10, 8) and net.training==net.bn.training==training
+
+@pytest.mark.parametrize('gather', [lambda f,x: torch.cat([f(x[:3]), f(x[3:])]), None])
+def test_embed_is_the_encoder_in_evaluation_mode(gather):
+    enc, x = make_encoder(8, 4, hidden=[16]), torch.randn(50, 8)
+    enc(x) # batch normalisation now differs between the modes
+    z = embed(enc, x, 7, gather=gather)
+    assert_close(z, enc.eval()(x).detach(), atol=1e-6, rtol=0)
+    assert not z.requires_grad and embed(enc.bfloat16(), x.bfloat16(), gather=gather).dtype==torch.float32
+    with pytest.raises(ValueError, match='batch_size: expected a whole number >= 1'): embed(enc, x, -1)
+
+def test_a_trunk_of_your_own_is_one_definition():
+    from hardcl_nb.tables import encoders
+    @encoders.add('dots')
+    def dots(channels):
+        net = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        net.out_features = 4*channels
+        return net
+    try:
+        assert make_encoder((3, 9, 9), 5, arch='dots')(images(4, s=9)).shape==(4, 4)
+        with pytest.raises(ValueError, match='arch: expected auto or mlp for vectors'): make_encoder(9, 5, arch='dots')
+    finally: del encoders['dots']

@@ -1,18 +1,20 @@
-import pickle, stat, zipfile
+"Archives, folders, single files and streams of images: what they hold, and what they answer when damaged, odd or hostile."
+import io, pickle, stat, warnings, zipfile
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
-from PIL import Image
-from hardcl_nb.training.loop import images
-from hardcl_nb.training.images import (ImageData, Pixels, balanced_batches, check_sha256, hold_out, image_stream, load_folder, load_images, load_npz,
-    load_tinyimagenet, load_torchvision, m_per_class_batches, pixel_stats, safe_extract, save_npz)
+from PIL import Image, ImageOps
+from hardcl_nb.training.data import Data, hold_out
+from hardcl_nb.training.images import Pixels, check_sha256, image_stream, load_folder, load_npz, pixel_stats, read_image, safe_extract, save_npz
 
 def gen(seed=0): return torch.Generator().manual_seed(seed)
+
 def arrays(n=6, shape=(8, 9, 3), column=False):
     r = np.random.default_rng(0)
     y = np.arange(n)%3
     a = {}
     for p in ('train', 'test'): a[p+'_images'],a[p+'_labels'] = r.integers(0, 256, (n, *shape), dtype=np.uint8), y[:,None] if column else y
     return a
+
 def put(path, **over):
     np.savez(path, **{**arrays(), **over})
     return path
@@ -27,7 +29,7 @@ def test_npz_forms(tmp_path, shape, chw, column):
     want = a['test_images'].reshape(6, 8, 9, -1)
     assert torch.equal(d.test_x.permute(0, 2, 3, 1), torch.from_numpy(want))
     save_npz(d, tmp_path/'b.npz')
-    assert torch.equal(load_images(tmp_path/'b.npz').test_x, d.test_x) and not list(tmp_path.glob('*.part'))
+    assert torch.equal(load_npz(tmp_path/'b.npz').test_x, d.test_x) and not list(tmp_path.glob('*.part'))
 
 def test_npz_validation_part_and_small_label_types(tmp_path):
     a = arrays()
@@ -133,60 +135,12 @@ def test_links_bombs_and_damage_are_refused(tmp_path):
     safe_extract(evil(tmp_path/'z.zip', 'sub/b'), tmp_path/'in')
     assert sorted(p.name for p in (tmp_path/'in').iterdir())==['fine.txt', 'sub']
 
-def test_tiny_download_is_checked_and_only_on_request(tmp_path, monkeypatch):
-    called = []
-    def fake(url, dst, hash_prefix=None, progress=True):
-        called.append((url, hash_prefix))
-        raise RuntimeError('invalid hash value')
-    monkeypatch.setattr(torch.hub, 'download_url_to_file', fake)
-    with pytest.raises(FileNotFoundError): load_tinyimagenet(tmp_path)
-    assert not called
-    with pytest.raises(ValueError, match='expected SHA-256'): load_tinyimagenet(tmp_path, download=True)
-    assert called==[(images.tiny_url, images.tiny_sha256)]
-
-class FakeCIFAR:
-    classes = ['x', 'y', 'z']
-    def __init__(self, root, train, download):
-        if not download: raise RuntimeError('Dataset not found or corrupted.')
-        self.data = np.arange(5*4*4*3, dtype=np.uint8).reshape(5, 4, 4, 3)+train
-        self.targets = [0, 1, 2, 0, 1]
-class FakeSTL:
-    classes = ['x', 'y', 'z']
-    def __init__(self, root, split, download):
-        self.data, self.labels = np.full((5, 3, 4, 4), len(split), np.uint8), np.array([0, 1, 2, 0, 1], np.int64)
-
-def test_torchvision_sets(tmp_path, monkeypatch):
-    from torchvision import datasets
-    monkeypatch.setattr(datasets, 'CIFAR100', FakeCIFAR); monkeypatch.setattr(datasets, 'STL10', FakeSTL)
-    d = load_torchvision('cifar100', tmp_path, download=True)
-    assert tuple(d.train_x.shape)==(5, 3, 4, 4) and d.train_x[0,1,0,0]==2 and d.test_x[0,1,0,0]==1 and d.classes==('x', 'y', 'z')
-    with pytest.raises(FileNotFoundError, match='download=True'): load_images('cifar100', tmp_path)
-    s = load_images('stl10', tmp_path)
-    assert (s.train_x==5).all() and (s.test_x==4).all() and s.num_classes==3
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(3, 20), min_size=2, max_size=6), st.integers(2, 6), st.integers(1, 3), st.integers(0, 10**6))
-def test_m_per_class_batches(counts, classes, m, seed):
-    y = torch.cat([torch.full((c,), 3*k) for k,c in enumerate(counts)])
-    classes = min(classes, len(counts))
-    it, again = m_per_class_batches(y, classes, m, gen(seed)), m_per_class_batches(y, classes, m, gen(seed))
-    for _ in range(8):
-        ix = next(it)
-        assert torch.equal(ix, next(again)) and len(ix.unique())==classes*m
-        assert sorted(torch.bincount(y[ix]).tolist(), reverse=True)[:classes]==[m]*classes
-
-def test_each_class_is_chosen_equally_often():
-    y = torch.arange(10).repeat_interleave(torch.arange(4, 14))
-    it = m_per_class_batches(y, 3, 2, gen())
-    seen = torch.bincount(y[torch.cat([next(it) for _ in range(2000)])], minlength=10)/2/2000
-    assert (seen-.3).abs().max()<4*(.3*.7/2000)**.5
-
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(2, 30), min_size=2, max_size=5), st.floats(.01, .9), st.integers(0, 10**6))
 def test_hold_out_splits_each_class(counts, share, seed):
     y = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     x = torch.arange(len(y), dtype=torch.int32).view(torch.uint8).view(-1, 1, 2, 2) # the bytes of its number: each image differs
-    d = hold_out(ImageData('n', x, y, x[:2], y[:2], len(counts)), share, seed)
+    d = hold_out(Data('n', x, y, x[:2], y[:2], len(counts)), share, seed)
     a,b = ({bytes(i.numpy().tobytes()) for i in v} for v in (d.train_x, d.test_x))
     assert not a&b and len(a)+len(b)==len(y)
     got = torch.bincount(d.test_y, minlength=len(counts)).tolist()
@@ -212,16 +166,13 @@ def test_stream_squares_any_size_and_repeats_by_seed(tmp_path):
     assert all(torch.equal(p[0], q[0]) for p,q in zip(a, w))
 
 @pytest.mark.parametrize('call,err,text', [
-    (lambda p: load_images('nothing'), ValueError, "data: expected one of cifar10"),
     (lambda p: load_folder(p/'no'), FileNotFoundError, 'data: expected an existing folder'),
     (lambda p: load_npz(put(p/'a.npz'), part='train'), ValueError, 'part: expected one of test, val'),
     (lambda p: load_npz(put(p/'a.npz'), part='val'), ValueError, 'arrays train_images, train_labels, val_images, val_labels'),
     (lambda p: save_npz(load_npz(put(p/'a.npz')), p/'b.zip'), ValueError, 'path: expected a name ending in .npz'),
     (lambda p: check_sha256(p/'no', '0'*64), FileNotFoundError, 'data: expected an existing file'),
     (lambda p: image_stream(p/'no', 4, 8), FileNotFoundError, 'data: expected an existing folder'),
-    (lambda p: image_stream(tree(p/'s'), 4, 8, workers=-1), ValueError, 'workers: expected a whole number >= 0'),
-    (lambda p: m_per_class_batches(torch.tensor([0, 0, 1]), 2, 2, gen()), ValueError, 'm: expected at most 1'),
-    (lambda p: balanced_batches(torch.tensor([0, 0]), 1, gen()), ValueError, 'classes: expected a whole number >= 2')])
+    (lambda p: image_stream(tree(p/'s'), 4, 8, workers=-1), ValueError, 'workers: expected a whole number >= 0')])
 def test_bad_arguments(tmp_path, call, err, text):
     with pytest.raises(err) as e: call(tmp_path)
     assert text in str(e.value) and '\n' not in str(e.value)
@@ -250,3 +201,103 @@ def test_large_labels_and_odd_members(tmp_path):
     with zipfile.ZipFile(tmp_path/'b.npz', 'w') as z:
         for k in arrays(): z.writestr(f'{k}.txt', 'x')
     with pytest.raises(ValueError, match='data: expected a sound npz file'): load_npz(tmp_path/'b.npz')
+
+@pytest.mark.parametrize('name', ['train_images', 'train_labels', 'classes'])
+@pytest.mark.parametrize('content', [b'text', b''])
+def test_members_that_are_no_arrays(tmp_path, name, content):
+    "NumPy hands out the bytes of such a member."
+    p = put(tmp_path/'a.npz', classes=np.array(['a', 'b', 'c']))
+    with zipfile.ZipFile(p) as z, zipfile.ZipFile(tmp_path/'b.npz', 'w') as w:
+        for m in z.namelist(): w.writestr(m, content if m==f'{name}.npy' else z.read(m))
+    with pytest.raises(ValueError, match=f'data: expected a sound npz file, got b.npz .SHA-256 [0-9a-f]*.: {name} is no array'): load_npz(tmp_path/'b.npz')
+
+def test_more_odd_members(tmp_path):
+    with pytest.raises(TypeError, match='train_labels: expected integer labels, got dtype <U3'): load_npz(put(tmp_path/'a.npz', train_labels=np.array(['cat']*6)))
+    assert load_npz(put(tmp_path/'a.npz', classes=np.array([b'a', b'b', b'c']))).classes==('a', 'b', 'c')
+    p = put(tmp_path/'a.npz')
+    with zipfile.ZipFile(p, 'a') as z: z.writestr('classes.txt', 'cat dog'); z.writestr('__MACOSX/._train_images.npy', b'x')
+    assert load_npz(p).classes==()
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_photos_are_turned_as_the_camera_says(tmp_path, orientation):
+    "At once and streamed; PIL's own rule is the reference."
+    upright = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    back = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[orientation] # the transpose that undoes the turn
+    stored = Image.fromarray(upright) if back is None else Image.fromarray(upright).transpose(Image.Transpose(back))
+    notes = Image.Exif(); notes[0x0112] = orientation
+    for c in 'ab':
+        (tmp_path/c).mkdir()
+        for i in range(3): stored.save(tmp_path/c/f'{i}.png', exif=notes)
+    assert np.array_equal(read_image(tmp_path/'a/0.png'), upright)
+    assert np.array_equal(load_folder(tmp_path).train_x[0].permute(1, 2, 0).numpy(), upright)
+    x,_ = next(iter(image_stream(tmp_path, 2, 12)))
+    assert np.array_equal(x[0].permute(1, 2, 0).numpy(), upright[:,4:16])
+
+def saved(path, im, **kw):
+    im.save(path, **kw)
+    return path
+
+def test_palettes_alpha_and_bits(tmp_path):
+    rgb = Image.fromarray(np.random.default_rng(1).integers(0, 256, (9, 9, 3), dtype=np.uint8))
+    few = rgb.quantize(16)
+    assert np.array_equal(read_image(saved(tmp_path/'p.png', few)), np.array(few.convert('RGB')))
+    opaque = rgb.copy(); opaque.putalpha(255)
+    assert np.array_equal(read_image(saved(tmp_path/'a.png', opaque)), np.array(rgb))
+    grey = rgb.convert('L'); la = grey.copy(); la.putalpha(255)
+    assert np.array_equal(read_image(saved(tmp_path/'la.png', la)), np.array(grey))
+    assert np.array_equal(read_image(saved(tmp_path/'one.png', grey.convert('1'))), np.array(grey.convert('1').convert('L')))
+    for name,im,kw in (('glass', opaque, {}), ('hole', few, dict(transparency=0)), ('cut', rgb, dict(transparency=rgb.getpixel((0, 0))))):
+        if name=='glass': im.putalpha(77)
+        with pytest.raises(ValueError, match=f'data: expected images without transparent pixels, got transparency in .*{name}.png'): read_image(saved(tmp_path/f'{name}.png', im, **kw))
+    with pytest.raises(ValueError, match='one image in a file, got several images in .*film.tif'): read_image(saved(tmp_path/'film.tif', rgb, save_all=True, append_images=[rgb]))
+    for mode in ('I;16', 'I', 'F'):
+        with pytest.raises(ValueError, match=f'images of 8 bits a channel, got mode {mode[0]}'): read_image(saved(tmp_path/f'{mode[0]}.tif', Image.new(mode, (4, 4))))
+    cmyk = rgb.convert('CMYK')
+    assert read_image(saved(tmp_path/'c.tif', cmyk)).shape==(9, 9, 3)
+
+clutter = ['.DS_Store', 'Thumbs.db', '._0.png', 'desktop.ini', '__MACOSX/._0.png', '__MACOSX/x.png', '.ipynb_checkpoints/0-checkpoint.png', '@eaDir/0.png']
+
+@pytest.mark.parametrize('name', clutter)
+def test_what_others_leave_in_a_folder_is_no_data(tmp_path, name):
+    for where in ('', 'train', 'train/a'):
+        root = tree(tmp_path/f'set{where.count("/")}{len(where)}', ('train', 'test') if where else ('',))
+        want, stream = load_folder(root), list(image_stream(root, 4, 8, shuffle=False))
+        f = root/where/name
+        f.parent.mkdir(parents=True, exist_ok=True); f.write_bytes(b'no image')
+        got = load_folder(root)
+        assert got.classes==want.classes and torch.equal(got.train_x, want.train_x) and torch.equal(got.test_x, want.test_x)
+        for (a,_),(b,_) in zip(stream, image_stream(root, 4, 8, shuffle=False)): assert torch.equal(a, b)
+
+@pytest.mark.parametrize('sets', [('',), ('train', 'test'), ('Training', 'val')])
+def test_folders_read_at_once_and_streamed_are_one(tmp_path, sets):
+    "Splits, classes, labels and bytes, of photos of mixed size."
+    root = tree(tmp_path, sets, sizes=((20, 12), (9, 30), (16, 16)), names='bca', n=6)
+    with pytest.raises(ValueError, match='images of one size, .*or image_size'): load_folder(root)
+    d = load_folder(root, image_size=10)
+    for part,x,y in (('train', d.train_x, d.train_y), ('test', d.test_x, d.test_y)):
+        (u,v), = image_stream(root, len(x), 10, shuffle=False, part=part)
+        assert torch.equal(u, x) and torch.equal(v, y)
+    everything = sum(len(y) for _,y in image_stream(root, 5, 10, shuffle=False))
+    assert everything==(18 if sets==('',) else len(d.train_x)) # a test folder is never trained on
+
+def test_streams_answer_like_folders(tmp_path):
+    root = tree(tmp_path/'a')
+    (root/'a/0.png').write_bytes(b'\x89PNG nothing')
+    with pytest.raises(ValueError, match='data: expected an image, got a damaged or unknown file .*0.png'): list(image_stream(root, 4, 8))
+    with pytest.raises(ValueError, match='a folder test or val beside train'): image_stream(tree(tmp_path/'b', ('train', 'other')), 4, 8)
+    with pytest.raises(ValueError, match='part: expected one of'): image_stream(root, 4, 8, part='val')
+    with pytest.raises(ValueError, match='image_size: expected a whole number >= 1, got 0'): load_folder(root, image_size=0)
+
+def test_image_size_scales_the_middle_square(tmp_path):
+    im = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)); im.save(tmp_path/'x.png')
+    assert np.array_equal(read_image(tmp_path/'x.png', 30), np.array(im)[:,10:40])
+    assert np.array_equal(read_image(tmp_path/'x.png', 15), np.array(ImageOps.fit(im, (15, 15), Image.Resampling.BILINEAR)))
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize('x', [torch.randint(0, 256, (4, 3, 5, 5), dtype=torch.uint8), torch.rand(4, 3, 5, 5), torch.rand(4, 3, 5, 5, dtype=torch.float64)])
+def test_pixels_have_the_precision_of_their_network(dtype, x):
+    p = Pixels(torch.tensor([.5, .4, .3]), torch.tensor([.2, .3, .2]))
+    z = p.to(dtype)(x)
+    assert z.dtype==dtype
+    torch.testing.assert_close(z.double(), Pixels(torch.tensor([.5, .4, .3]), torch.tensor([.2, .3, .2])).double()(x), atol=.05 if dtype.itemsize<4 else 1e-5, rtol=0)
+    assert torch.nn.Sequential(p, torch.nn.Conv2d(3, 2, 3).to(dtype))(x).dtype==dtype

@@ -38,7 +38,7 @@ def test_class_stats_against_loop(s, C):
     got = class_stats(z, y)
     assert got.classes.tolist()==sorted(set(y.tolist())) and got.counts.sum()==s[0]
     scatter = 0
-    for c,m,v in zip(got.classes, got.mu, got.spread):
+    for c,m,v in zip(got.classes, got.mu, got.variance):
         x = z[y==c]
         assert_close(m, x.mean(0), rtol=1e-12, atol=1e-13)
         assert_close(v, (x-x.mean(0)).square().sum(1).mean(), rtol=1e-12, atol=1e-13)

@@ -1,0 +1,166 @@
+"The loop against records of its predecessor, what it refuses, what it does with a broken loss, a clock that stands still, an encoder that fails."
+import json, math, platform, time
+from functools import partial
+from itertools import islice
+from pathlib import Path
+import pytest, torch
+from torch import nn
+from hardcl_nb.losses.exact import HSCL
+from hardcl_nb.tables import metrics
+from hardcl_nb.training.augment import random_crop
+from hardcl_nb.training.batches import batches
+from hardcl_nb.training.data import Data, digits
+from hardcl_nb.training.encoders import make_encoder
+from hardcl_nb.training.loop import probe_subset, recorder, schedule, train
+
+reference = json.loads((Path(__file__).parent/'loop_reference.json').read_text())
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
+
+def hard_loss(z, y, beta=5.):
+    "HSCL in plain words, with the weights held fixed."
+    s, same = z@z.T, y[:,None]==y
+    pos, neg = same&~torch.eye(len(y), dtype=torch.bool), ~same
+    w = torch.softmax((beta*s.detach()).masked_fill(~neg, -math.inf), 1)
+    r = (w*s.exp()).sum(1, keepdim=True)
+    return (((r*(-s).exp()).log1p()*pos).sum(1)/pos.sum(1)).mean()
+
+def run(loss, steps, every, seed, dtype='float32', per_class=None, batch_size=256, lr=None, beta=None, clip=None, views=1, positives='class', start=0):
+    "The records of a case of the reference."
+    d, dt = digits(), getattr(torch, dtype)
+    x,tx = (v.to(dt).view(-1, 1, 8, 8) if views==2 else v.to(dt) for v in (d.train_x, d.test_x))
+    d = Data('digits', x, d.train_y, tx, d.test_y, 10)
+    enc = make_encoder(64, 10, seed=seed).to(dt)
+    opt = torch.optim.Adam(enc.parameters(), 1e-3)
+    loss_fn = HSCL(beta=5.) if loss=='hscl' else hard_loss
+    kw = dict(every=every, clip=clip, record=recorder(enc, d, loss_fn, bound=reference['bound']))
+    if lr: kw['lr'] = schedule(lr[0], steps, lr[1])
+    if beta: kw['beta'] = lambda step: 5.*schedule(beta, steps)(step)
+    pairs = dict(seed=seed, per_class=per_class, views=views, positives=positives)
+    if views==2: pairs |= dict(augment=partial(random_crop, padding=1), generator=torch.Generator().manual_seed(seed))
+    recs = []
+    for a,b in ((0, start), (start, steps)): # an interrupted run goes on with batches of its own
+        if b>a: recs += list(train(enc, batches(d, batch_size, start=a, **pairs), loss_fn, opt, steps=b, start=a, **kw))
+    return recs
+
+def here():
+    "This machine, as the reference names its own."
+    cpu = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name')), '') if platform.system()=='Linux' else ''
+    return f'{platform.system()} {platform.machine()} {cpu} {torch.backends.cpu.get_cpu_capability()}'
+
+@pytest.mark.parametrize('case', reference['cases'])
+def test_records_are_those_of_the_old_loop(case):
+    "To the last bit on the machine and PyTorch of the reference; elsewhere to 1e-4, in float64, where rounding does not grow up to that."
+    case = reference['cases'][case]
+    same = (torch.__version__, here())==(reference['torch'], reference['machine'])
+    recs = run(**case['settings'])
+    assert len(recs)==len(case['records'])
+    for got,want in zip(recs, case['records']):
+        got,want = {k: got[k] for k in reference['names']}, dict(zip(reference['names'], want))
+        if same: assert {k: list(map(repr, v)) if isinstance(v, list) else repr(v) for k,v in got.items()}==want
+        else:
+            names = reference['names'] if case['settings'].get('dtype')=='float64' else ('step', 'loss')
+            for k in names: assert got[k]==pytest.approx(list(map(float, want[k])) if isinstance(want[k], list) else float(want[k]), abs=1e-4, rel=1e-4, nan_ok=True), k
+
+def small(n=60, C=3, seed=0):
+    "Three clouds in 8 dimensions."
+    g = torch.Generator().manual_seed(seed)
+    y = torch.arange(n)%C
+    x = torch.randn(C, 8, generator=g)[y]+.1*torch.randn(n, 8, generator=g)
+    return Data('clouds', x, y, x[:C*4], y[:C*4], C)
+
+def start(d, **kw):
+    "A small encoder, batches of clouds, the loss and an optimiser."
+    enc = make_encoder(8, d.num_classes, hidden=[16])
+    return enc, batches(d, 30, **kw), HSCL(beta=5.), torch.optim.SGD(enc.parameters(), .1)
+
+def test_steps_and_records():
+    d = small(); a = start(d)
+    assert [r['step'] for r in train(*a, steps=7, every=3)]==[0, 3, 6, 7]
+    assert [r['step'] for r in train(*a, steps=7, start=5, every=3)]==[6, 7]
+    recs = list(train(*a, steps=2, record=lambda step: {'twice': 2*step}))
+    assert [set(r)=={'step', 'twice', 'images_per_s', 'memory_mb'} for r in recs]==[True]*2 and recs[-1]['twice']==4
+
+def test_a_record_embeds_each_part_once():
+    d = small(); enc,*rest = start(d)
+    seen = []
+    enc.register_forward_hook(lambda m,args,out: seen.append(len(args[0])))
+    rec = recorder(enc, d, rest[1], parts=lambda step: {'val': (d.test_x, d.test_y), 'test': (d.test_x[:5], d.test_y[:5])})(0)
+    assert seen==[60, 12, 5] and {'train_acc', 'val_acc', 'test_acc'}<=set(rec)
+
+def test_a_metric_of_your_own_is_a_number_of_the_record():
+    @metrics.add('length')
+    def length(z, y): return z.norm(dim=1).mean()
+    try: rec = recorder(start(d := small())[0], d, HSCL(beta=5.))(0)
+    finally: del metrics['length']
+    assert 0<rec['length']<=1 and isinstance(rec['length'], float) and 'length' not in recorder(start(d)[0], d, HSCL(beta=5.))(0)
+
+def test_an_encoder_that_fails_in_a_record_is_left_as_it_was():
+    d = small(); enc = start(d)[0].train()
+    record = recorder(enc, Data('narrow', d.train_x, d.train_y, d.test_x, d.test_y, 3), HSCL(beta=5.), parts=lambda step: {'odd': (d.test_x[:,:3], d.test_y)})
+    with pytest.raises(RuntimeError): record(0)
+    assert enc.training
+
+def test_a_loss_that_breaks_names_its_step():
+    d = small(); enc,its,_,opt = start(d)
+    calls = iter(range(100))
+    def breaks(z, y): return z.square().sum()*(math.inf if next(calls)==3 else 1.)
+    with pytest.raises(FloatingPointError, match='nan or inf at step 4'): list(train(enc, its, breaks, opt, steps=9, every=9))
+    with pytest.raises(FloatingPointError, match='nan or inf at step 2'): # found at a stop without a record, too
+        calls = iter([0, 3])
+        enc,its,_,opt = start(d)
+        list(train(enc, its, breaks, opt, steps=9, every=9, stop=lambda step: step==2))
+    with pytest.raises(FloatingPointError, match='got nan at step 0'): recorder(enc, d, lambda z,y: z.sum()*math.nan)(0)
+
+def test_a_clock_that_stands_still(monkeypatch):
+    monkeypatch.setattr(time, 'perf_counter', lambda: 7.)
+    assert all(math.isnan(r['images_per_s']) for r in train(*start(small()), steps=2, every=1))
+
+def test_speed_counts_rows_of_this_process(monkeypatch):
+    now = iter(range(1000))
+    monkeypatch.setattr(time, 'perf_counter', lambda: float(next(now)))
+    recs = list(train(*start(small(), share=lambda ix: ix[:10]), steps=4, every=4))
+    assert recs[-1]['images_per_s']==40 # four steps of ten rows, one tick of the clock
+
+@pytest.mark.parametrize('kw, text', [(dict(steps=0), 'steps: expected a whole number >= 1, got 0'), (dict(every=0), 'every: expected'), (dict(start=-1), 'start: expected')])
+def test_refused(kw, text):
+    with pytest.raises(ValueError) as e: list(train(*start(small()), **kw))
+    assert text in str(e.value)
+
+def test_batches_that_end_are_an_error():
+    enc,its,*rest = start(small())
+    with pytest.raises(ValueError, match='batches: expected a batch for each step, got an end before step 3'): list(train(enc, islice(its, 2), *rest, steps=5))
+    assert len(list(train(enc, list(islice(its, 5)), *rest, steps=5, every=5)))==2 # a list will do
+
+def test_the_learning_rate_is_left_alone_or_scaled():
+    enc,its,loss,opt = start(small())
+    seen = []
+    list(train(enc, its, loss, opt, steps=3, stop=lambda step: seen.append(opt.param_groups[0]['lr'])))
+    list(train(enc, its, loss, opt, steps=4, lr=schedule('fall', 4), stop=lambda step: seen.append(opt.param_groups[0]['lr'])))
+    assert seen[:2]==[.1, .1] and seen[2:]==pytest.approx([.075, .05, .025])
+
+@pytest.mark.parametrize('sizes, total, per_class', [([30, 30, 30], 1000, 30), ([30, 30, 30], 30, 10), ([5, 40, 40], 90, 5), ([1, 9, 9], 6, 2)])
+def test_the_probe_is_balanced_and_always_the_same(sizes, total, per_class):
+    y = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    x = torch.randn(len(y), 4)
+    d = Data('toy', x, y, x[:3], y[:3], len(sizes))
+    ix = probe_subset(d, total)
+    assert torch.bincount(y[ix], minlength=3).tolist()==[per_class if s>1 else 0 for s in sizes] and torch.equal(ix, probe_subset(d, total))
+
+def test_a_probe_needs_pairs_and_every_class():
+    x = torch.randn(4, 3)
+    with pytest.raises(ValueError, match='data: expected training samples of each of the 3 classes'): probe_subset(Data('t', x, torch.tensor([0, 0, 1, 1]), x, torch.tensor([2, 2, 2, 2]), 3))
+    with pytest.raises(ValueError, match='a class with two training samples'): probe_subset(Data('t', x, torch.arange(4), x, torch.arange(4), 4))
+
+def test_any_module_can_be_trained():
+    "Without normalisation, without a recorder, in double precision."
+    d = small(); net = nn.Linear(8, 2).double()
+    d = Data('double', d.train_x.double(), d.train_y, d.test_x.double(), d.test_y, 3)
+    before = net.weight.detach().clone()
+    list(train(net, batches(d, 30), HSCL(beta=1.), torch.optim.SGD(net.parameters(), .1), steps=2))
+    assert not torch.equal(net.weight, before)
