@@ -206,7 +206,7 @@ def test_long_embeddings_other_default_types_and_forward_mode():
 @needs_triton
 def test_auto_takes_the_kernel_where_float32_is_enough(monkeypatch):
     from types import SimpleNamespace
-    from hardcl_nb.losses.exact import _pick
+    from hardcl_nb.runs.diagnose import _pick
     monkeypatch.setattr(kernel, 'kernel_ready', lambda z: '')
     class Big(SimpleNamespace):
         def __len__(self): return 1000
