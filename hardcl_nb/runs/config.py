@@ -23,13 +23,14 @@ class DataSettings:
     root:str='data'            # Folder that holds the files of named image sets
     download:bool=False        # Fetch a named image set if it is missing
     classes:int|None=None      # Use the first so many classes only; all if not given
+    image_size:int|None=None   # Height and width of the images of a folder; as they are if not given
     val:float=.1               # Share of the training part held out for validation; the test part is looked at once
     augment:str='none'         # Augmentation of images
     views:int|None=None        # Views of each image in a batch, 1 or 2; 2 for positives=view, else 1, if not given
     batch_size:int=256         # Samples in a batch, of all processes together
     per_class:int|None=None    # Samples of each class in a batch of a few classes; random batches if not given
 
-# %% ../../nbs/60_config.ipynb #3c9f5e6a
+# %% ../../nbs/60_config.ipynb #3a1a4b27
 @dataclass(frozen=True)
 class LossSettings:
     "Loss"
@@ -51,7 +52,7 @@ class EncoderSettings:
     norm:str='ball'          # Embeddings in the unit ball, on the unit sphere, or none of these
     init:str='random'        # First weights; nc: brought near Neural Collapse by regression on a simplex ETF
 
-# %% ../../nbs/60_config.ipynb #7297b4bf
+# %% ../../nbs/60_config.ipynb #5080f8b0
 @dataclass(frozen=True)
 class OptimiserSettings:
     "Optimiser"
@@ -74,7 +75,7 @@ class MachineSettings:
     channels_last:bool=False     # Lay images out with channels last
     compile:bool=False           # Compile the encoder with torch.compile
 
-# %% ../../nbs/60_config.ipynb #12db88af
+# %% ../../nbs/60_config.ipynb #31fb4087
 @dataclass(frozen=True)
 class RunConfig(MachineSettings, OptimiserSettings, EncoderSettings, LossSettings, DataSettings):
     """The settings of one training run, checked when they are made; what does not fit together is refused by name.
@@ -133,7 +134,7 @@ def check_types(
         v, (kind, optional) = getattr(settings, f.name), kind_of(f)
         if v is not None or not optional: check_type(v, f.name, kind)
 
-# %% ../../nbs/60_config.ipynb #0bf79cf3
+# %% ../../nbs/60_config.ipynb #217f5c2a
 def choices() -> dict[str, Sequence]: # Setting -> its names
     "The names that a setting can have, those registered since included."
     shapes = ('constant', 'cosine', 'fall', 'rise')
@@ -142,12 +143,12 @@ def choices() -> dict[str, Sequence]: # Setting -> its names
         optimiser=('adam', 'adamw', 'sgd'), beta_schedule=shapes, lr_schedule=shapes)
 
 # %% ../../nbs/60_config.ipynb #6bee6308
-_low = dict(classes=2, k=1, dim=1, epochs=1, per_class=1, head=1, steps=1, eval_every=1, batch_size=2, seed=0, warmup=0)
-_high = dict(seed=2**63-1, dim=2**20, head=2**20, k=2**20, batch_size=2**31-1, lr=1e38, weight_decay=1e38)
+_low = dict(classes=2, image_size=1, k=1, dim=1, epochs=1, per_class=1, head=1, steps=1, eval_every=1, batch_size=2, seed=0, warmup=0)
+_high = dict(seed=2**63-1, dim=2**20, head=2**20, k=2**20, image_size=2**14, batch_size=2**31-1, lr=1e38, weight_decay=1e38)
 
 def _check(cfg):
     "Refuse settings that cannot work."
-    from hardcl_nb.training.loop import make_loss
+    from hardcl_nb.losses.methods import make_loss
     given = {k: v for k,v in vars(cfg).items() if v is not None}
     _check_data(cfg.data)
     for k,names in choices().items():
@@ -162,7 +163,7 @@ def _check(cfg):
     need(cfg.views==1 or cfg.augment!='none', 'augment', 'none', 'light or simclr where there are two views')
     alone = cfg.k is None or not cfg.attached
     need(alone, 'attached', 'attached together with k', 'one of the two: draws have no gradient')
-    make_loss(cfg.method, cfg.beta, cfg.k)
+    make_loss(cfg.method, cfg.beta, k=cfg.k, hardening=cfg.hardening)
 
 def _check_data(data):
     "Refuse what is neither a known name nor a place."
@@ -183,7 +184,7 @@ def obstacles(
     longer = not shaped and now.get('steps', 0)>=old['steps']
     return [k for k in odd if not (longer and k in ('steps', 'epochs'))]
 
-# %% ../../nbs/60_config.ipynb #2ff6a71c
+# %% ../../nbs/60_config.ipynb #fc2880ef
 def run_name(
     cfg:RunConfig,           # Settings of a run
     axes:Sequence[str]=()    # Further settings that tell it from its neighbours

@@ -13,12 +13,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from torch import distributed as dist
 from ..checks import need
-from ..measures.centres import centre_accuracy
 from .build import build_data, build_encoder, build_optimiser, build_run, data_digest
 from .checkpoints import load_checkpoint, read_checkpoint, save_checkpoint
 from .config import RunConfig, data_name, obstacles, places
 from .storage import Log, alone, read_csv, store, stored
-from ..training.encoders import embed
 from ..training.loop import train
 from ..training.processes import Interrupted, interruptible, on_first, pick_device, processes, rank_and_size
 
@@ -38,7 +36,7 @@ def _prepare(out, resume, overwrite):
     need(resume or overwrite, 'out', f'{out}, which already holds a run', 'a new folder, or resume or overwrite')
     return None if overwrite else stored(out)
 
-# %% ../../nbs/63_folder.ipynb #f897159b
+# %% ../../nbs/63_folder.ipynb #429b079c
 def _same(cfg, was, out, digest):
     "Refuse to go on with a run of other settings, or on other data."
     now, saved = asdict(cfg), out/'checkpoint.safetensors'
@@ -77,7 +75,7 @@ def _reopen(cfg, out, was, about, digest):
     if any(was[k]!=v for k,v in asdict(cfg).items() if k not in places): store(cfg, out, digest) # a run that grew
     return logs
 
-# %% ../../nbs/63_folder.ipynb #3ecf2c74
+# %% ../../nbs/63_folder.ipynb #825dd6b9
 _keys = ('data', 'method', 'beta', 'norm', 'seed')
 _speed = ('images_per_s', 'memory_mb')
 
@@ -136,20 +134,17 @@ def _assemble(cfg, out, device, resume, overwrite):
     "What a run steps with, as its settings say, and where it goes on."
     was = on_first(lambda: _prepare(out, resume, overwrite))
     cfg,data,full = build_data(cfg, device)
-    digest = on_first(lambda: data_digest(full))
-    file = out/'checkpoint.safetensors'
+    digest, file = on_first(lambda: data_digest(full)), out/'checkpoint.safetensors'
     go_on = was is not None and on_first(file.exists)
     if was is not None: on_first(lambda: _same(cfg, was, out, digest) or go_on or _lost(out))
-    r = build_run(cfg, data, fresh=not go_on)
-    r.cfg,r.out,r.full,r.start = cfg, out, full, 0
+    r = build_run(cfg, data, full, fresh=not go_on)
+    r.cfg,r.out,r.start,r.samples,r.logs,about = cfg, out, 0, len(data.train_x), {}, None
     if go_on:
         r.start,states = load_checkpoint(file, r.enc, r.opt, _settings(cfg))
         about = read_checkpoint(file, tensors=False)[1]
         _restore(r.rng, states, about)
-    r.options['start'] = r.start
-    open_tables = (lambda: _reopen(cfg, out, was, about, digest)) if go_on else (lambda: _start(cfg, out, digest))
-    r.logs = open_tables() if rank_and_size()[0]==0 else {}
-    on_first(lambda: None)
+    def begin(): r.logs = _reopen(cfg, out, was, about, digest) if go_on else _start(cfg, out, digest)
+    on_first(begin)
     return r
 
 # %% ../../nbs/63_folder.ipynb #c7cc3f0b
@@ -160,10 +155,10 @@ def _steps(r, stop, on_record, on_step):
         if first: on_step(step, r.cfg.steps)
         return stop(step)
     if first: on_step(step, r.cfg.steps)
-    for rec in train(r.enc, r.data, r.loss_fn, r.opt, stop=after, **r.options):
+    for rec in train(r.model, r.batches(r.start), r.loss_fn, r.opt, start=r.start, stop=after, **r.options):
         step = rec['step']
         if 'loss' in rec:
-            rec = _judged(r, rec)
+            rec = _whole(r, rec)
             on_first(lambda: _write(r, rec))
         _save(r, step)
         if 'loss' in rec and first:
@@ -172,14 +167,12 @@ def _steps(r, stop, on_record, on_step):
     if r.board: r.board.close()
     if stop.signum: raise Interrupted(stop.signum, step)
 
-def _judged(r, rec):
-    "The record with its accuracy on held-out samples under the right name, and on the test part if it is the last."
-    cfg, last = r.cfg, rec['step']==r.cfg.steps
-    rec = {**rec, 'val_acc': rec['test_acc'] if cfg.val>0 else math.nan, 'test_acc': math.nan}
-    if last:
-        z,tz = embed(r.enc, r.data.train_x, amp=cfg.amp), embed(r.enc, r.full.test_x, amp=cfg.amp)
-        rec['test_acc'] = centre_accuracy(z, r.data.train_y, tz, r.full.test_y, r.data.num_classes)
-    return rec
+def _whole(r, rec):
+    "A record with what only the run knows; what was not judged is nan."
+    step = rec['step']
+    epoch, rate = step*r.cfg.batch_size/r.samples, rec['images_per_s']*rank_and_size()[1]
+    none = dict(val_acc=math.nan, test_acc=math.nan)
+    return {'step': step, 'epoch': epoch, **none, **rec, 'images_per_s': rate}
 
 # %% ../../nbs/63_folder.ipynb #512bec2e
 def _settings(cfg): return {k: v for k,v in asdict(cfg).items() if k not in places}
@@ -199,7 +192,7 @@ def _restore(rng, states, about):
     "Set this process's generators to where they were."
     (rank,size), was = rank_and_size(), about['processes']
     need(was==size or not rng, 'processes', size, f'{was}, as in the run to resume')
-    if was!=size and rank==0: warnings.warn(f'processes: the run had {was} and goes on with {size}; sums are rounded otherwise')
+    if was!=size and rank==0: warnings.warn(f'processes: the run had {was}, it goes on with {size}: sums are rounded otherwise')
     for k,g in rng.items(): g.set_state(states[f'{k}.{rank}'])
 
 # %% ../../nbs/63_folder.ipynb #f312a206
