@@ -2,7 +2,8 @@ import math
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch.testing import assert_close
-from hardcl_nb.measures.spectrum import (alignment, alpha_req, as_float64, class_means, class_stats, decay_exponent, effective_rank, lidar, num_alive, rankme,
+from hardcl_nb.measures.chunks import as_float64
+from hardcl_nb.measures.spectrum import (alignment, alpha_req, class_means, class_stats, decay_exponent, effective_rank, lidar, num_alive, rankme,
     spectrum, stable_rank, uniformity)
 
 few = settings(max_examples=40, deadline=None)

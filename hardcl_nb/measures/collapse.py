@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from ..checks import check_choice, check_labels, check_number, need
 from ..theory.etf import etf_distance
-from .spectrum import (ClassStats, as_float64, as_rows, class_stats, decay_exponent, effective_rank,
-    eigenvalues, int_labels, lidar_from_stats, num_alive, own_span, row_chunks, spectrum, stable_rank, uniformity)
+from .chunks import as_float64, as_rows, int_labels, own_span, row_chunks
+from .spectrum import (ClassStats, class_stats, decay_exponent, effective_rank, eigenvalues,
+    lidar_from_stats, num_alive, spectrum, stable_rank, uniformity)
 
 # %% ../../nbs/41_collapse.ipynb #e15c820e
 def zero_sum(
