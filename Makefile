@@ -2,7 +2,7 @@
 PYTHON ?= python3
 py := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab docs readme refresh bench clean
+.PHONY: help demo test nightly lab student docs readme refresh bench clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -22,8 +22,14 @@ test: .venv/.ready ## Check that notebooks and modules agree, run every notebook
 	@$(py) .ci/check.py
 	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist loadfile tests
 
+nightly: .venv/.ready ## Fresh random examples: all property tests, many more examples (3 minutes)
+	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist loadfile --hypothesis-profile=nightly -m hypothesis tests
+
 lab: .venv/.ready ## Open JupyterLab at the first notebook
 	@$(py) -m jupyterlab nbs/00_notation.ipynb
+
+student: .venv/.ready ## Write copies of the notebooks to work in, into work/
+	@$(py) .ci/student.py
 
 docs: .venv/.ready ## Build the site into _docs (needs Quarto)
 	@if command -v quarto >/dev/null; then .venv/bin/nbdev_docs; else echo 'The site needs Quarto 1.9 or newer: install it from https://quarto.org/docs/get-started, then run make docs again.'; fi

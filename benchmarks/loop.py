@@ -10,7 +10,7 @@ import argparse, json, statistics, time
 from functools import partial
 from pathlib import Path
 import torch
-from hardcl_nb.losses.exact import contrastive_loss
+from hardcl_nb.losses.contrastive import contrastive_loss
 from hardcl_nb.training.augment import make_augment
 from hardcl_nb.training.batches import batches
 from hardcl_nb.training.data import Data

@@ -2,7 +2,8 @@
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from hardcl_nb.theory.bounds import scl_bound, ucl_bound
-from hardcl_nb.theory.worlds import FiniteWorld, InfoNCE, Linear, Softplus, Triplet, block_world, random_world
+from hardcl_nb.theory.worlds import FiniteWorld, block_world, random_world
+from hardcl_nb.theory.psi import InfoNCE, Linear, Softplus, Triplet
 from hardcl_nb.theory.hardening import Exponential, MaxExponential, Polynomial, SoftThreshold
 
 psis = st.one_of(st.builds(InfoNCE, st.floats(.01, 10), st.floats(.01, 10)), st.builds(Triplet, st.floats(0, 3)), st.just(Linear()), st.builds(Softplus, st.floats(.05, 3)))

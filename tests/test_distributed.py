@@ -8,9 +8,10 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from hypothesis import given, settings, strategies as st
-from hardcl_nb.losses.exact import distributed
+from hardcl_nb.checks import Refused, RefusedType
+from hardcl_nb.losses import distributed, sweeps
 from hardcl_nb.losses.distributed import DistributedLoss, distributed_loss, simulate_ranks
-from hardcl_nb.losses.exact import HSCL, HUCL, contrastive_loss
+from hardcl_nb.losses.exact import HSCL, HUCL, LossOptions, class_sizes, contrastive_loss
 
 sizes = {2: (11, 6), 4: (7, 2, 9, 4)}
 cases = [dict(beta=b, supervised=sup, detach=det, ring=ring, chunk=c, tau=tau, **kw) for b,sup,det,ring,c,tau,kw in [
@@ -47,11 +48,19 @@ def bad_calls(rank, world, z, y):
         short=lambda: distributed_loss(z, y, weight=torch.ones(len(y)-last)),
         pairs=lambda: distributed_loss(z, odd),
         negatives=lambda: distributed_loss(z, 0*y),
-        empty=lambda: distributed_loss(z[:0], y[:0]))
+        empty=lambda: distributed_loss(z[:0], y[:0]),
+        inside=lambda: torch.func.grad(lambda x: distributed_loss(x, y))(z) if last else distributed_loss(z, y),
+        prior=lambda: spoilt(last)(z, y))
+
+def spoilt(last):
+    "A loss that gets an option, on one rank only, that ranks cannot share."
+    loss = DistributedLoss(HSCL(beta=1.))
+    if last: loss.loss.tau_plus = .1
+    return loss
 
 def refused(call):
     try: call()
-    except Exception as e: return type(e).__name__, str(e)
+    except Exception as e: return type(e).__mro__[1].__name__ if isinstance(e, (Refused, RefusedType)) else type(e).__name__, str(e)
 
 def job(rank, world, z, y):
     "Everything that one process tries; returns what it saw."
@@ -188,7 +197,9 @@ def test_groups_are_worlds_of_their_own(run):
     ('short', 'ValueError', 'weight: expected {n} weights on cpu, got shape ({m},) on cpu (on rank {last})'),
     ('pairs', 'ValueError', 'y: expected a label that occurs twice (else there is no positive pair), got {N} labels, all different'),
     ('negatives', 'ValueError', 'y: expected at least two labels (else there is no negative for supervised=True), got {N} labels, all equal'),
-    ('empty', 'ValueError', 'z: expected at least 2 rows, got 0 row(s) on all ranks together')])
+    ('empty', 'ValueError', 'z: expected at least 2 rows, got 0 row(s) on all ranks together'),
+    ('inside', 'RuntimeError', "engine: expected 'plain' there; or a loop over batches, and torch.autograd.grad, got 'distributed_loss' inside a torch.func transform or forward-mode differentiation (on rank {last})"),
+    ('prior', 'ValueError', 'tau_plus: expected 0 (negatives are not debiased across processes), got 0.1 (on rank {last})')])
 def test_all_ranks_refuse_in_the_same_words(run, name, kind, text):
     world,seen = run
     n = sizes[world]
@@ -217,9 +228,9 @@ def test_any_cut_equals_the_whole(seed, cuts, supervised, detach, ring, beta, ta
 def test_one_constant_for_all_rows_bounds_them_all(seed, beta, supervised, near, tau):
     "No similarity exceeds the upper bound, and every row has a negative above the lower one."
     g = torch.Generator().manual_seed(seed); z,y = torch.randn(15, 3, generator=g, dtype=torch.float64)+3*near, torch.arange(15)%4
-    o, c = distributed._options(dict(beta=beta, supervised=supervised, tau=tau)), z.mean(0)
-    f = distributed._frame([distributed._bounds(z, c, o)], c, torch.bincount(y)[y], o)
-    x = next(distributed._pieces(z, y, y, 0, f, o)).x; s = (x[:,:-1]@x[:,:-1].T-x[:,-1:]*x[:,-1])/(1+beta)
+    o, c, size = LossOptions(beta=beta, supervised=supervised, tau=tau), z.mean(0), class_sizes(y)
+    f = sweeps._frame([sweeps._bounds(z, c, tau, 100)], c, size, o, 100)
+    x = next(sweeps._pieces(z, 0, sweeps.Shares(0, [15], [y], size), f)).x; s = (x[:,:-1]@x[:,:-1].T-x[:,-1:]*x[:,-1])/(1+beta)
     largest = s.masked_fill(y[:,None]==y if supervised else torch.eye(15, dtype=torch.bool), -math.inf).amax(1)
     gap, t = s-z@z.T/tau, ((z-c).square().sum(1)/tau+2*(z-c)@c/tau).amax()
     half, tol = t-f.C, 1e-11*(1+s.abs().max()) # C is in the middle between the bounds
@@ -247,7 +258,7 @@ z0, y0 = torch.eye(6, 3), torch.arange(6)%2
     (dict(chunk=2.), TypeError, 'chunk: expected a whole number >= 1, got 2.0'),
     (dict(ring='yes'), ValueError, "ring: expected one of None, True, False, got 'yes'"),
     (dict(combine='max'), ValueError, "combine: expected one of mean, sum, got 'max'"),
-    (dict(tau_plus=.1), ValueError, 'tau_plus: expected 0 '),
+    (dict(tau_plus=.1), TypeError, 'options: expected options of distributed_loss: beta, supervised, detach, alpha, q, tau, combine, ring, chunk, validate, got tau_plus'),
     (dict(tau=0.), ValueError, 'tau: expected a finite number > 0'),
     (dict(reduction='mean'), TypeError, 'options: expected options of distributed_loss'),
     (dict(zs=[z0[:3], z0[3:].long()]), TypeError, 'z: expected floating-point embeddings of 16, 32 or 64 bits, got dtype torch.int64 (on rank 1)'),
@@ -287,19 +298,21 @@ class Peak(TorchDispatchMode):
 def peak(ring, ranks, n, d, chunk):
     "Peak memory of rank 0: what it hears is recorded in a simulated world, then played to it alone."
     z,y = torch.nn.functional.normalize(torch.randn(ranks*n, d, generator=torch.Generator().manual_seed(0)), dim=1), torch.arange(ranks*n)%10
-    o = distributed._options(dict(ring=ring, chunk=chunk, beta=2.))
-    programs = [distributed._rank(a, b, r, o, True) for r,(a,b) in enumerate(zip(z.split(n), y.split(n)))]
+    o, how = LossOptions(beta=2.), distributed._How(ring=ring, chunk=chunk)
+    programs = [distributed._rank(a, b, r, o, how, True) for r,(a,b) in enumerate(zip(z.split(n), y.split(n)))]
     record, first = [], programs[0]
     class Tap:
         def send(self, heard): record.append(heard() if callable(heard) else heard); return first.send(heard)
-    with torch.no_grad(): distributed._simulate([Tap(), *programs[1:]])
-    p, meter = distributed._rank(z[:n].clone(), y[:n].clone(), 0, o, True), Peak()
+    with torch.no_grad(): sweeps.in_step([Tap(), *programs[1:]])
+    p, meter = distributed._rank(z[:n].clone(), y[:n].clone(), 0, o, how, True), Peak()
     with torch.no_grad(), meter:
-        said = p.send(None); i = 1
-        while said[0]!='end':
-            if said[0]=='shift': new = record[i].clone(); heard = lambda x=new: x; del new # it is received while the block is used
-            else: heard = [x.clone() for x in record[i]]
-            said = p.send(heard); del heard; i += 1
+        said = p.send(None)
+        for old in record[1:]:
+            if said[0]=='shift': new = old.clone(); heard = lambda x=new: x; del new # it is received while the block is used
+            else: heard = [x.clone() for x in old]
+            try: said = p.send(heard)
+            except StopIteration: pass
+            del heard
     return meter.top
 
 def test_memory_per_rank_is_what_the_formula_says():
@@ -319,3 +332,38 @@ def test_float32_where_digits_are_few(kw):
         x = z.double().requires_grad_(); ref = contrastive_loss(x, y, engine='plain', **kw); d, = torch.autograd.grad(ref, x)
         got = simulate_ranks([z[:20], z[20:]], [y[:20], y[20:]], combine='sum', **kw)
         assert all(abs(l.double()-ref)<=1e-6*ref for l in got.loss) and (torch.cat(got.grad).double()-d).norm()<=1e-6*d.norm()
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('kw', [dict(beta=b, supervised=sup, detach=det) for b in (1e-300, 1e-46, 1e-44, 1e-38, 1e-30) for sup,det in ((True, True), (False, False))], ids=str)
+def test_hardness_below_every_precision(kw, dtype):
+    "In float32 such a β is 0 or nearly so, and 0·(−∞) is NaN."
+    g = torch.Generator().manual_seed(0); z,y = torch.nn.functional.normalize(torch.randn(20, 5, generator=g, dtype=dtype), dim=1), torch.arange(20)%4
+    x = z.double().requires_grad_(); ref = contrastive_loss(x, y, **{**kw, 'beta': 0.}); d, = torch.autograd.grad(ref, x)
+    got = simulate_ranks(z.split(8), y.split(8), combine='sum', **kw)
+    assert abs(got.loss[1].double()-ref)<=1e-6*ref and (torch.cat(got.grad).double()-d).norm()<=1e-6*d.norm()
+
+@pytest.mark.parametrize('chunk', [10**6, 2**63, 10**30])
+def test_a_chunk_larger_than_any_batch(chunk):
+    z,y = batch(2)
+    sim = simulate_ranks(z.split(5), y.split(5), chunk=chunk, combine='sum')
+    close(torch.cat(sim.grad), whole(2)[1])
+
+def test_differentiable_once_and_nowhere_else():
+    z,y = batch(2); z.requires_grad_()
+    g, = torch.autograd.grad(distributed_loss(z, y)**2, z, create_graph=True)
+    with pytest.raises(RuntimeError, match='engine: expected .* got distributed_loss'): g.sum().backward()
+    dual = torch.autograd.forward_ad
+    for call in (lambda: torch.func.grad(lambda z: distributed_loss(z, y))(z), lambda: torch.func.vmap(lambda z: distributed_loss(z, y))(z[None]), lambda: torch.func.jacrev(lambda z: distributed_loss(z, y))(z)):
+        with pytest.raises(RuntimeError) as e: call()
+        assert str(e.value).startswith("engine: expected 'plain' there") and '\n' not in str(e.value)
+    with dual.dual_level(), pytest.raises(RuntimeError, match="got 'distributed_loss' inside"): distributed_loss(dual.make_dual(z.detach(), z.detach()), y)
+
+def test_module_attributes_are_read_at_every_call():
+    z,y = batch(2); loss = DistributedLoss(HSCL(beta=1., tau=.5), chunk=7)
+    assert (loss.combine, loss.ring, loss.chunk, loss.group, loss.loss.beta)==('mean', None, 7, None, 1.)
+    loss.loss.beta, loss.ring, loss.chunk = 3., True, 5
+    assert_close(loss(z, y), contrastive_loss(z, y, beta=3., tau=.5), rtol=1e-12, atol=0)
+    assert_close(loss(z, y, beta=0.), contrastive_loss(z, y, tau=.5), rtol=1e-12, atol=0)
+    assert_close(loss(z, y, torch.ones(len(y))), loss(z, y), rtol=1e-12, atol=0)
+    with pytest.raises(ValueError, match='beta: expected a finite number >= 0'): loss(z, y, beta=-1.)
+    with pytest.raises(ValueError, match='chunk: expected a whole number >= 1, got 0'): DistributedLoss(HSCL(1.), chunk=0)

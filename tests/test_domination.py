@@ -4,7 +4,8 @@ import pytest, torch
 from hypothesis import assume, given, settings, strategies as st
 from torch.testing import assert_close
 from hardcl_nb.theory.domination import chebyshev_terms, covariance, dependent_game, distinct_law, domination_gap, harris_steps
-from hardcl_nb.theory.worlds import InfoNCE, Linear, Softplus, Triplet, block_world, random_world, tuple_law, tuples
+from hardcl_nb.theory.psi import InfoNCE, Linear, Softplus, Triplet
+from hardcl_nb.theory.worlds import block_world, random_world, tuple_law, tuples
 from hardcl_nb.theory.hardening import Exponential, MaxExponential, Polynomial, SoftThreshold, Threshold
 
 seeds, ks, sides = st.integers(0, 2**31), st.integers(1, 3), st.booleans()

@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 from torch.testing import assert_close
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from hardcl_nb.losses.exact import tiled as engine
+from hardcl_nb.losses import tiled as engine
 from hardcl_nb.losses.tiled import tiled_loss, tiled_rows
 from hardcl_nb.losses.exact import contrastive_loss
 

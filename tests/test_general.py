@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
-from hardcl_nb.theory.worlds import InfoNCE, Linear, Softplus, Triplet
+from hardcl_nb.theory.psi import InfoNCE, Linear, Softplus, Triplet
 from hardcl_nb.losses.general import GeneralLoss, MeanForm, general_loss
 from hardcl_nb.theory.hardening import Custom, Exponential, MaxExponential, Polynomial, SemiHard, SoftThreshold, Threshold, TopFraction
 from hardcl_nb.losses.exact import contrastive_loss

@@ -3,8 +3,8 @@ import math
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch.testing import assert_close
-from hardcl_nb.theory.hardening import (Custom, Exponential, MaxExponential, Polynomial, SoftThreshold, Threshold, TopFraction,
-    check_eta, effective_negatives, tilted_weights)
+from hardcl_nb.theory.hardening import (Custom, Exponential, Hardening, HardeningFunction, MaxExponential, PoolHardening, Polynomial, ProductHardening,
+    SemiHard, SoftThreshold, Threshold, TopFraction, as_hardening, check_eta, effective_negatives, eta_violations, tilted_weights)
 
 quick = settings(max_examples=25, deadline=None)
 dtypes = st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -99,6 +99,43 @@ def test_every_hardening_passes_the_checker(eta, k, seed):
 def test_the_checker_finds_a_dip(at, width, k):
     with pytest.raises(ValueError, match='never decreases'): check_eta(lambda s: (1.-((s-at).abs()<width).double()).prod(-1), k)
 
+@quick
+@given(st.sampled_from([Exponential, Polynomial, Threshold, SoftThreshold]), st.floats(.01, .9), st.integers(0, 2**31))
+def test_one_number_makes_a_hardening(make, strength, seed):
+    "What a name and a number on a command line become."
+    eta = make(strength)
+    assert isinstance(eta, ProductHardening) and isinstance(eta, HardeningFunction) and not isinstance(eta, PoolHardening)
+    s = torch.rand(7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    assert_close(eta(s), eta.each(s).exp().prod(-1), rtol=1e-12, atol=0)
+    assert as_hardening(eta) is eta
+
+def test_who_is_what():
+    for eta in (Exponential(1.), Custom(torch.exp), SemiHard(-.1, .5), Hardening()): assert isinstance(eta, ProductHardening)
+    assert isinstance(MaxExponential(1.), HardeningFunction) and not isinstance(MaxExponential(1.), ProductHardening)
+    assert isinstance(TopFraction(.1), PoolHardening) and not isinstance(TopFraction(.1), HardeningFunction)
+    assert not isinstance(lambda s: s.exp().prod(-1), HardeningFunction)
+
+@quick
+@given(st.integers(1, 4), st.integers(0, 2**31))
+def test_a_plain_function_gets_its_logarithm(k, seed):
+    s = torch.randn(6, k, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+    eta = as_hardening(lambda s: s.clamp(min=0).sum(-1))
+    assert_close(eta.log(s).exp(), eta(s), rtol=1e-12, atol=0)
+    eta.log(s)[eta(s)>0].sum().backward()
+    assert s.grad is not None and s.grad.isfinite().all()
+
+def test_claims_are_checked():
+    class Liar(MaxExponential): factorises = True
+    class Wrong(Exponential):
+        def __call__(self, s): return 1.0001*self.log(s).exp()
+    for eta,kind in [(Liar(1.), 'product'), (Wrong(2.), 'log'), (SemiHard(-.1, .5), 'monotone')]:
+        found = eta_violations(eta, 3)
+        assert {v.kind for v in found} == {kind}
+        assert [v.excess for v in found] == sorted((v.excess for v in found), reverse=True)
+        with pytest.raises(ValueError, match='eta: expected a function >= 0 that never decreases'): check_eta(eta, 3)
+    assert eta_violations(Liar(1.), 1) == [] # one negative is a product
+    assert eta_violations(Exponential(1000.), 4) == [] # overflows where its logarithm does not
+
 s, m = torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool)
 bad = [
     (lambda: tilted_weights([.1], Exponential(1)), TypeError, 's: expected a floating-point tensor, got list'),
@@ -123,6 +160,9 @@ bad = [
     (lambda: TopFraction(1.5), ValueError, 'fraction: expected a finite number'),
     (lambda: check_eta(Exponential(1), 0), ValueError, 'k: expected a whole number >= 1'),
     (lambda: check_eta(lambda s: s.sum(-1)*math.nan), ValueError, 'eta: expected finite values'),
+    (lambda: as_hardening(2.), TypeError, 'eta: expected a function of a tensor (..., k), got float'),
+    (lambda: as_hardening(TopFraction(.5)), TypeError, 'eta: expected a function of a tensor (..., k), got TopFraction'),
+    (lambda: as_hardening(lambda s: -s.exp().sum(-1)).log(s), ValueError, 'eta: expected values >= 0'),
     (lambda: Custom(3.), TypeError, 'not callable'),
 ]
 @pytest.mark.parametrize('call, err, message', bad)

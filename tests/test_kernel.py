@@ -3,7 +3,7 @@ import os, re, subprocess, sys, textwrap
 from importlib.util import find_spec
 from pathlib import Path
 import pytest, torch
-from hardcl_nb.losses.exact import kernel
+from hardcl_nb.losses import kernel
 from hardcl_nb.losses.kernel import kernel_loss, kernel_ready
 
 root = Path(__file__).parent.parent
@@ -13,7 +13,7 @@ head = '''
 import itertools, json, math, warnings
 import torch, torch.nn.functional as F
 from torch.testing import assert_close
-from hardcl_nb.losses.exact import kernel
+from hardcl_nb.losses import kernel
 from hardcl_nb.losses.kernel import kernel_loss, kernel_ready
 from hardcl_nb.losses.exact import contrastive_loss
 def batch(n, d, classes=4, seed=0, shift=0.):
@@ -206,7 +206,7 @@ def test_long_embeddings_other_default_types_and_forward_mode():
 @needs_triton
 def test_auto_takes_the_kernel_where_float32_is_enough(monkeypatch):
     from types import SimpleNamespace
-    from hardcl_nb.losses.exact import _pick
+    from hardcl_nb.runs.diagnose import _pick
     monkeypatch.setattr(kernel, 'kernel_ready', lambda z: '')
     class Big(SimpleNamespace):
         def __len__(self): return 1000

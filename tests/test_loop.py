@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 import pytest, torch
 from torch import nn
-from hardcl_nb.losses.exact import HSCL
+from hardcl_nb.losses.contrastive import HSCL
 from hardcl_nb.tables import metrics
 from hardcl_nb.training.augment import random_crop
 from hardcl_nb.training.batches import batches

@@ -1,4 +1,4 @@
-import pytest, torch
+import numpy as np, pytest, torch
 from torch import distributed as dist, multiprocessing as mp
 from hypothesis import given, settings, strategies as st
 from hardcl_nb.measures.collapse import collapse_report
@@ -17,6 +17,7 @@ def assert_same(got, want):
     for k,w in want.as_dict().items():
         g = getattr(got, k)
         if k in ('within_class', 'uniformity'): assert g is None
+        elif k=='absent': continue
         else: assert g==(pytest.approx(w, rel=1e-10, abs=1e-12) if isinstance(w, (float, tuple)) else w), k
 
 @settings(max_examples=30, deadline=None)
@@ -70,9 +71,10 @@ def process(rank, where, out):
     if rank==1: meter.update(z, y)
     reports.append(meter.compute())
     meter.reset()
-    if rank==0: meter.update(z, y) # classes 3 and 4 seen by nobody: an error on both
-    try: meter.compute()
+    if rank==0: meter.update(z, y) # classes 3 and 4 seen by nobody: an error on both, if all are asked for
+    try: meter.compute(complete=True)
     except ValueError as e: reports.append(str(e))
+    reports.append(meter.compute()) # else the report of what there is, on both
     torch.save(reports, f'{out}{rank}.pt')
     dist.destroy_process_group()
 
@@ -86,6 +88,8 @@ def test_two_processes(tmp_path):
     for r in a[:2]: assert_same(r, collapse_report(z, y, C))
     assert_same(a[2], collapse_report(*split(1), C))
     assert 'no sample of class 3, 4' in a[3]
+    assert_same(a[4], collapse_report(*split(0)))
+    assert a[4].absent==(3, 4) and a[4].classes==(0, 1, 2) and a[0].absent==()
 
 @pytest.mark.parametrize('args,err,msg', [
     ((0, 3), ValueError, 'num_classes: expected a whole number >= 2, got 0'), ((5, 0), ValueError, 'dim: expected a whole number >= 1'),
@@ -97,7 +101,8 @@ def test_bad_meter(args, err, msg):
 
 @pytest.mark.parametrize('z,y,err,msg', [
     (torch.ones(4, 3), torch.arange(4), ValueError, 'z: expected 6 columns'), (torch.ones(4, D), torch.arange(4)-1, ValueError, 'y: expected labels 0 to 4, got labels -1 to 2'),
-    (torch.ones(4, D), torch.arange(3), ValueError, 'y: expected 4 labels'), (torch.ones(0, D), torch.arange(0), ValueError, 'z: expected at least 1 row'),
+    (torch.ones(4, D), torch.arange(3), ValueError, 'y: expected 4 labels'), (torch.ones(0, D), torch.arange(1), ValueError, 'z: expected at least 1 row'),
+    (torch.ones(0, 3), torch.arange(0), ValueError, 'z: expected 6 columns'), (torch.ones(0), torch.arange(0), ValueError, 'z: expected a tensor of shape (n, d)'),
     (torch.ones(4, D), torch.ones(4), TypeError, 'y: expected integer labels'), (None, torch.arange(4), TypeError, 'z: expected a torch tensor'),
 ])
 def test_bad_update(z, y, err, msg):
@@ -107,3 +112,32 @@ def test_bad_update(z, y, err, msg):
 
 def test_nothing_seen():
     with pytest.raises(ValueError, match='no sample of class 0, 1, 2, 3, 4'): CollapseMeter(C, D).compute()
+
+@pytest.mark.parametrize('none', [(torch.ones(0, D), torch.arange(0)), (np.ones((0, D), np.float32), np.arange(0)), (torch.ones(0, D).half(), torch.arange(0).int())])
+def test_an_update_without_rows_changes_nothing(none):
+    z,y = data(50, 3)
+    meter = CollapseMeter(C, D); meter.update(*none)
+    assert meter.counts.sum()==0
+    meter.update(z, y)
+    before = meter.compute()
+    meter.update(*none)
+    assert meter.compute()==before
+
+@settings(max_examples=20, deadline=None)
+@given(st.sets(st.integers(0, C-1), min_size=2), st.integers(0, 10**6))
+def test_part_of_the_classes_is_the_batch_report_on_them(seen, seed):
+    z,y = data(60, seed)
+    keep = torch.tensor([int(c) in seen for c in y])
+    meter = CollapseMeter(C, D)
+    for part in torch.arange(len(z))[keep].split(7): meter.update(z[part], y[part])
+    got = meter.compute()
+    assert_same(got, collapse_report(z[keep], y[keep]))
+    assert got.absent==tuple(sorted(set(range(C))-seen)) and got.num_classes==len(seen)
+    if len(seen)<C:
+        with pytest.raises(ValueError, match='expected samples of all 5 classes, got no sample of class'): meter.compute(complete=True)
+    else: assert meter.compute(complete=True)==got
+
+def test_one_class_is_no_report():
+    z,y = data(50, 3)
+    meter = CollapseMeter(C, D); meter.update(z[y==2], y[y==2])
+    with pytest.raises(ValueError, match='samples of at least 2 classes, got no sample of class 0, 1, 3, 4'): meter.compute()

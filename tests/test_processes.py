@@ -7,7 +7,7 @@ script = textwrap.dedent('''
     from torch import nn
     from functools import partial
     from hardcl_nb.losses.distributed import distributed_loss
-    from hardcl_nb.losses.exact import HSCL, HUCL
+    from hardcl_nb.losses.contrastive import HSCL, HUCL
     from hardcl_nb.training.batches import batches
     from hardcl_nb.training.data import Data, digits
     from hardcl_nb.training.encoders import Encoder, embed, mlp, seeded

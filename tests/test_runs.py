@@ -6,7 +6,9 @@ from hardcl_nb.runs.config import RunConfig, run_name
 from hardcl_nb.training.data import load_data
 from hardcl_nb.training.images import ImageData, save_npz
 from hardcl_nb.training.processes import Interrupted
-from hardcl_nb.runs.folder import load_checkpoint, read_csv, run, save_checkpoint, write_csv
+from hardcl_nb.runs.checkpoints import load_checkpoint, save_checkpoint
+from hardcl_nb.runs.storage import read_csv, write_csv
+from hardcl_nb.runs.folder import run
 
 numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-10**9, 10**9)
 

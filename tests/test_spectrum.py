@@ -2,7 +2,8 @@ import math
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch.testing import assert_close
-from hardcl_nb.measures.spectrum import (alignment, alpha_req, as_float64, class_means, class_stats, decay_exponent, effective_rank, lidar, num_alive, rankme,
+from hardcl_nb.measures.chunks import as_float64
+from hardcl_nb.measures.spectrum import (alignment, alpha_req, class_means, class_stats, decay_exponent, effective_rank, lidar, num_alive, rankme,
     spectrum, stable_rank, uniformity)
 
 few = settings(max_examples=40, deadline=None)
@@ -38,7 +39,7 @@ def test_class_stats_against_loop(s, C):
     got = class_stats(z, y)
     assert got.classes.tolist()==sorted(set(y.tolist())) and got.counts.sum()==s[0]
     scatter = 0
-    for c,m,v in zip(got.classes, got.mu, got.spread):
+    for c,m,v in zip(got.classes, got.mu, got.variance):
         x = z[y==c]
         assert_close(m, x.mean(0), rtol=1e-12, atol=1e-13)
         assert_close(v, (x-x.mean(0)).square().sum(1).mean(), rtol=1e-12, atol=1e-13)

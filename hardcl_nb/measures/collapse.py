@@ -4,17 +4,20 @@
 
 # %% auto #0
 __all__ = ['zero_sum', 'unit_norm', 'equal_inner', 'within_class', 'nc1', 'nc2_norm', 'nc2_angle', 'nc4', 'mean_spectrum',
-           'NCReport', 'CollapseReport', 'report_from_stats', 'collapse_report']
+           'CollapseReport', 'report_metrics', 'report_from_stats', 'collapse_report']
 
 # %% ../../nbs/41_collapse.ipynb #9a769c00
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 import numpy as np
 import torch
 from torch import Tensor
 from ..checks import check_choice, check_labels, check_number, need
 from ..theory.etf import etf_distance
-from .spectrum import (ClassStats, as_float64, class_stats, decay_exponent, effective_rank, int_labels, lidar_from_stats, num_alive,
-    spectrum, stable_rank, uniformity)
+from .chunks import as_float64, as_rows, int_labels, own_span, row_chunks
+from .spectrum import (ClassStats, class_stats, decay_exponent, effective_rank, eigenvalues,
+    lidar_from_stats, num_alive, spectrum, stable_rank, uniformity)
 
 # %% ../../nbs/41_collapse.ipynb #e15c820e
 def zero_sum(
@@ -35,17 +38,28 @@ def equal_inner(
     reduce:str='mean'     # 'mean' over pairs of classes, or 'max'
 ) -> float: # Between 0 and 1 + 1/(C-1); 0 under Neural Collapse
     "Mean (or largest) |cos(mu_i, mu_j) + 1/(C-1)| over pairs of classes; the cosine with a zero vector is 0."
-    mu = as_float64(mu, 'mu', min_rows=2)
-    e = (_cosines(mu, mu.norm(dim=1).max())[0]+1/(len(mu)-1)).abs()
-    return (e.mean() if check_choice(reduce, 'reduce', ('mean', 'max'))=='mean' else e.max()).item()
+    check_choice(reduce, 'reduce', ('mean', 'max'))
+    mean,most,_ = _off_etf(as_float64(mu, 'mu', min_rows=2))
+    return mean if reduce=='mean' else most
 
-def _cosines(mu, scale):
-    "Cosines of the pairs i < j, (C(C-1)/2,), and the number of zero vectors, shorter than sqrt(1e-13) of `scale`."
+# %% ../../nbs/41_collapse.ipynb #75d5ddf0
+def _directions(mu, scale=None):
+    "Class means at length 1, and how many are zero: shorter than sqrt(1e-13) of `scale`, the longest; they stay zero."
     r = mu.norm(dim=1, keepdim=True)
-    zero = r.square()<=1e-13*scale**2
-    u = torch.where(zero, 0., mu/r)
-    i,j = torch.triu_indices(len(mu), len(mu), 1, device=mu.device)
-    return (u@u.T)[i,j], int(zero.sum())
+    zero = r.square()<=1e-13*(r.max() if scale is None else scale)**2
+    return torch.where(zero, 0., mu/r), int(zero.sum())
+
+def _pair_cosines(u):
+    "Inner products of the pairs i < j of rows, chunk by chunk."
+    for at,part in row_chunks(u, width=len(u)):
+        s = part@u.T
+        yield s[torch.ones_like(s, dtype=torch.bool).triu(at.start+1)]
+
+def _off_etf(mu):
+    "Mean and largest |cos + 1/(C-1)| over pairs of classes, and the number of zero means."
+    (u,zeros),C = _directions(mu),len(mu)
+    off = [(e.sum().item(), e.max().item()) for c in _pair_cosines(u) if len(e := (c+1/(C-1)).abs())]
+    return sum(t for t,_ in off)/(C*(C-1)/2), max(m for _,m in off), zeros
 
 # %% ../../nbs/41_collapse.ipynb #0a6c6dba
 def within_class(
@@ -54,14 +68,8 @@ def within_class(
     rms:bool=False       # Root mean square instead of mean distance within each class?
 ) -> float: # >= 0; 0 under Neural Collapse
     "Mean over classes with at least two samples of the mean distance from the class mean."
-    st = class_stats(z, y)
-    return st.rms() if rms else _mean_distance(as_float64(z), int_labels(y), st)
-
-def _mean_distance(z, y, st):
-    "`within_class` given the class statistics."
-    inv = torch.searchsorted(st.classes, y.long().to(z.device))
-    far = z.new_zeros(len(st.mu)).index_add_(0, inv, (z-st.mu[inv]).norm(dim=1))
-    return (far/st.counts)[st.pairs].mean().item()
+    st = class_stats(z, y, scatter=False)
+    return st.rms() if rms else st.distance[st.pairs].mean().item()
 
 # %% ../../nbs/41_collapse.ipynb #fd3d5287
 def nc1(
@@ -70,7 +78,7 @@ def nc1(
     rtol:float=1e-6      # Singular values of the centred class means up to `rtol` times the largest count as 0
 ) -> float: # >= 0; 0 under Neural Collapse
     "Tr(S_W S_B^+)/C: within-class against between-class covariance (Papyan, Han and Donoho 2020)."
-    v = _nc1(class_stats(z, y), check_number(rtol, 'rtol', 0, 1))
+    v = _nc1(class_stats(own_span(as_rows(z)), y), check_number(rtol, 'rtol', 0, 1))
     need(v is not None, 'z', 'class means that coincide', 'class means that differ')
     return v
 
@@ -101,7 +109,13 @@ def _nc2(mu, differ=False):
     r = m.norm(dim=1)
     same = not (r.square()>1e-13*scale**2).any()
     need(not (same and differ), 'mu', 'class means that coincide', 'class means that differ')
-    return (None, None) if same else ((r.std(correction=0)/r.mean()).item(), _cosines(m, scale)[0].std(correction=0).item())
+    return (None, None) if same else ((r.std(correction=0)/r.mean()).item(), _std_of_cosines(_directions(m, scale)[0]))
+
+def _std_of_cosines(u):
+    "Standard deviation of the cosines over pairs, in two passes."
+    n = len(u)*(len(u)-1)/2
+    mean = sum(c.sum().item() for c in _pair_cosines(u))/n
+    return math.sqrt(sum((c-mean).square().sum().item() for c in _pair_cosines(u))/n)
 
 # %% ../../nbs/41_collapse.ipynb #a5cacf46
 def nc4(
@@ -109,25 +123,27 @@ def nc4(
     mu:Tensor|np.ndarray,  # Class means, (C, d)
     pred:Tensor|np.ndarray # What another classifier says: row numbers of `mu`, (n,)
 ) -> float: # Between 0 and 1; 1 under Neural Collapse
-    "Share of samples whose nearest class mean is the class that another classifier predicts (Papyan, Han and Donoho 2020)."
-    z,mu = as_float64(z), as_float64(mu, 'mu')
+    "Share of samples whose nearest class mean is what another classifier predicts (Papyan, Han and Donoho 2020)."
+    z,mu = as_rows(z), as_float64(mu, 'mu')
     need(z.shape[1]==mu.shape[1], 'mu', f'{mu.shape[1]} columns', f'{z.shape[1]} columns, as many as z')
     pred = check_labels(int_labels(pred), len(z), 'pred').to(z.device)
-    need(bool(((pred>=0) & (pred<len(mu))).all()), 'pred', f'labels {int(pred.min())} to {int(pred.max())}', f'rows of mu, 0 to {len(mu)-1}')
-    return (torch.cdist(z, mu.to(z.device)).argmin(1)==pred).double().mean().item()
+    low,high = int(pred.min()),int(pred.max())
+    need(0<=low and high<len(mu), 'pred', f'labels {low} to {high}', f'rows of mu, 0 to {len(mu)-1}')
+    same = sum(int((torch.cdist(x, mu.to(z.device)).argmin(1)==pred[at]).sum()) for at,x in row_chunks(z, len(mu)))
+    return same/len(z)
 
 # %% ../../nbs/41_collapse.ipynb #a9553990
 def mean_spectrum(
     mu:Tensor|np.ndarray # Class means, (C, d)
-) -> Tensor: # Singular values of their covariance, largest first, divided by the largest, (min(C-1, d),); zeros if they coincide
+) -> Tensor: # Singular values of their covariance, divided by the largest, (min(C-1, d),); zeros if they coincide
     "The curve that shows Dimensional Collapse (Jiang et al. 2023)."
     s = spectrum(mu)
     return s/s[0] if s.any() else s
 
 # %% ../../nbs/41_collapse.ipynb #0007d7c2
 @dataclass(frozen=True, repr=False)
-class NCReport:
-    "Neural Collapse, the part of a `CollapseReport` that looks at class means and spreads. `None`: not defined."
+class _NeuralCollapse:
+    "The part of a `CollapseReport` that looks at class means and variances. `None`: not defined."
     num_samples:int         # n
     dim:int                 # d
     classes:tuple           # The labels, ascending
@@ -146,8 +162,8 @@ class NCReport:
 
 # %% ../../nbs/41_collapse.ipynb #b9321560
 @dataclass(frozen=True, repr=False)
-class CollapseReport(NCReport):
-    "Every collapse metric of one set of labelled embeddings."
+class CollapseReport(_NeuralCollapse):
+    "Every collapse metric of one set of labelled embeddings. `None`: not defined."
     singular_values:tuple # Of the covariance of the class means, divided by the largest, (min(C-1, d),)
     num_alive:int         # How many of them are at least 0.01
     effective_rank:float  # exp(entropy) of their shares
@@ -157,41 +173,54 @@ class CollapseReport(NCReport):
     lidar:float           # LiDAR
     alignment:float       # Mean squared distance of positives
     uniformity:float|None=None # O(n^2), so only if asked for
+    absent:tuple=()       # Labels that a stream was to have and has not seen; nothing above counts them
     @property
     def num_classes(self) -> int: return len(self.classes)
     def as_dict(self) -> dict: return dict(num_classes=self.num_classes, **asdict(self)) # Plain numbers, for JSON
     def __repr__(self): return '\n'.join(f'{k:17} {v}' for k,v in _rows(self))
-    def _repr_html_(self): return '<table>'+''.join(f'<tr><td>{k}</td><td>{v}</td></tr>' for k,v in _rows(self))+'</table>'
+    def _repr_html_(self): return _html(_rows(self))
 
 # %% ../../nbs/41_collapse.ipynb #516f1074
+def _html(rows):
+    "A table for a notebook; whoever only wants numbers does not wait for Matplotlib."
+    from hardcl_nb.figures import html_table
+    return html_table([], rows)
+
 def _rows(rep):
     "Name and text of each field, long tuples shortened."
     def text(v):
         if v is None: return 'undefined'
         if isinstance(v, float): return f'{v:.4g}'
-        if isinstance(v, tuple) and len(v)>6: return f'{", ".join(map(text, v[:3]))}, …, {text(v[-1])} ({len(v)})'
-        return ', '.join(map(text, v)) if isinstance(v, tuple) else str(v)
+        if not isinstance(v, tuple): return str(v)
+        return f'{", ".join(map(text, v[:3]))}, …, {text(v[-1])} ({len(v)})' if len(v)>6 else ', '.join(map(text, v))
     show = [(f.name, getattr(rep, f.name)) for f in fields(rep)]
     return [(k, text(v)) for k,v in show if v!=() and not (k=='uniformity' and v is None)]
 
+# %% ../../nbs/41_collapse.ipynb #de4d5e01
+def report_metrics(
+    report:CollapseReport # A report
+) -> dict[str, float]: # Name -> value; NaN for what is not defined
+    "Every field of a report that is a number, by name."
+    names = [f.name for f in fields(report) if f.type in (int, float, float|None)]
+    return {k: math.nan if (v := getattr(report, k)) is None else float(v) for k in names}
+
 # %% ../../nbs/41_collapse.ipynb #e4ad82ea
 def report_from_stats(
-    st:ClassStats,      # From `class_stats`
-    cov:Tensor,         # Eigenvalues of the covariance of the embeddings, largest first
-    second:Tensor,      # Eigenvalues of their second moment (not centred), largest first
-    within:float|None=None, # `within_class`, if known
-    unif:float|None=None    # `uniformity`, if wanted
+    st:ClassStats,       # From `class_stats`
+    dim:int|None=None,   # Dimension of the embeddings, if the statistics are those of `own_span`
+    unif:float|None=None # `uniformity`, if wanted
 ) -> CollapseReport: # All metrics
-    "The report from class statistics and spectra."
-    mu = st.mu
-    C,d = mu.shape
+    "The report from class statistics."
+    mu,C,n = st.mu,len(st.mu),int(st.counts.sum())
     need(C>=2, 'y', f'{C} class', 'at least 2 classes')
-    off,zeros = _cosines(mu, mu.norm(dim=1).max())
-    off,sv = (off+1/(C-1)).abs(), mean_spectrum(mu)
-    one = st.classes[st.counts==1]
-    return CollapseReport(int(st.counts.sum()), d, tuple(st.classes.tolist()), tuple(one.tolist()), zeros,
-        zero_sum(mu), unit_norm(mu), off.mean().item(), off.max().item(), within, st.rms(), _nc1(st), *_nc2(mu), etf_distance(mu).item() if d>=C-1 else None,
-        tuple(sv.tolist()), num_alive(sv), effective_rank(sv), stable_rank(sv), effective_rank(second.sqrt(), 1e-7), decay_exponent(cov),
+    scale = (st.counts*(st.variance+mu.square().sum(1))).sum()/n
+    lam,second = eigenvalues(st.covariance(), scale)[:n-1], eigenvalues(st.covariance(center=False), scale)[:n]
+    off,most,zeros = _off_etf(mu)
+    one, sv, near = st.classes[st.counts==1], mean_spectrum(mu), etf_distance(mu).item() if mu.shape[1]>=C-1 else None
+    within = None if st.distance is None else st.distance[st.pairs].mean().item()
+    return CollapseReport(n, dim or mu.shape[1], tuple(st.classes.tolist()), tuple(one.tolist()), zeros,
+        zero_sum(mu), unit_norm(mu), off, most, within, st.rms(), _nc1(st), *_nc2(mu), near, tuple(sv.tolist()),
+        num_alive(sv), effective_rank(sv), stable_rank(sv), effective_rank(second.sqrt(), 1e-7), decay_exponent(lam),
         lidar_from_stats(st), st.alignment(), unif)
 
 # %% ../../nbs/41_collapse.ipynb #6e0f72f9
@@ -202,5 +231,6 @@ def collapse_report(
     full:bool=False      # Also uniformity, which takes O(n^2) time?
 ) -> CollapseReport: # In float64 throughout
     "All collapse metrics of labelled embeddings."
-    st,z = class_stats(z, y, num_classes), as_float64(z)
-    return report_from_stats(st, spectrum(z), spectrum(z, center=False), _mean_distance(z, int_labels(y), st), uniformity(z) if full else None)
+    z = as_rows(z)
+    st = class_stats(own_span(z), y, num_classes)
+    return report_from_stats(st, z.shape[1], uniformity(z) if full else None)

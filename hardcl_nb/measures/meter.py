@@ -6,13 +6,14 @@
 __all__ = ['CollapseMeter']
 
 # %% ../../nbs/42_meter.ipynb #a8733f88
+from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor
 from torch import distributed as dist
 from ..checks import check_count, need
 from .collapse import CollapseReport, report_from_stats
-from .spectrum import ClassStats, class_stats, eigenvalues
+from .spectrum import ClassStats, class_stats
 
 # %% ../../nbs/42_meter.ipynb #71baeaba
 class CollapseMeter:
@@ -21,33 +22,43 @@ class CollapseMeter:
         num_classes:int,  # C, >= 2; labels are 0..C-1
         dim:int,          # Dimension d of the embeddings
         device:torch.device|str='cpu', # Where the state lives; with the nccl backend, a GPU
-        group:object|None=None # torch.distributed group: processes whose samples count together; all, if None and torch.distributed is up
+        group:object|None=None # Group of processes whose samples count together; all of torch.distributed if None
     ):
         self.num_classes,self.dim = check_count(num_classes, 'num_classes', 2), check_count(dim, 'dim')
-        self.device,self.group = torch.device(device), group
+        self.device,self.group = torch.device(device),group
         need(self.device.type!='mps', 'device', device, 'a device with float64')
         self.reset()
 
     def reset(self) -> None:
         "Forget all samples."
         C,d,kw = self.num_classes, self.dim, dict(dtype=torch.float64, device=self.device)
-        self.counts,self.mu = torch.zeros(C, **kw), torch.zeros(C, d, **kw)   # samples and mean of each class
-        self.sq,self.scatter = torch.zeros(C, **kw), torch.zeros(d, d, **kw)  # sums of |z-mu|^2 for each class, of (z-mu)(z-mu)^T
+        # of each class the samples, the mean, the sum of |z-mu|^2; of all the sum of (z-mu)(z-mu)^T
+        self.counts,self.mu,self.sq,self.scatter = (torch.zeros(*s, **kw) for s in ((C,), (C, d), (C,), (d, d)))
 
-    def update(self, z:Tensor|np.ndarray, y:Tensor|np.ndarray) -> None: "Count embeddings (n, d) with labels (n,)."; _update(self, z, y)
-    def merge(self, other:'CollapseMeter') -> None: "Count the samples of another meter too."; _merge(self, other)
-    def compute(self) -> CollapseReport: "The report on all samples of all processes so far."; return _compute(self)
+    def update(self, z:Tensor|np.ndarray, y:Tensor|np.ndarray) -> None:
+        "Count embeddings (n, d) with labels (n,); n may be 0."
+        _update(self, z, y)
+
+    def merge(self, other:'CollapseMeter') -> None:
+        "Count the samples of another meter too."
+        _merge(self, other)
+
+    def compute(self, complete:bool=False) -> CollapseReport:
+        "The report on all samples of all processes so far; `absent` names classes not seen, an error if `complete`."
+        return _compute(self, complete)
 
 # %% ../../nbs/42_meter.ipynb #926b4d48
 def _update(meter, z, y):
     "Count the embeddings `z` (n, d) with labels `y` (n,)."
-    st = class_stats(z, y)
     C,d = meter.num_classes, meter.dim
-    need(st.mu.shape[1]==d, 'z', f'{st.mu.shape[1]} columns', f'{d} columns, the dim of the meter')
+    rows = getattr(z, 'shape', ())
+    if len(rows)==2: need(rows[1]==d, 'z', f'{rows[1]} columns', f'{d} columns, the dim of the meter')
+    if len(rows)==2 and rows[0]==0 and getattr(y, 'shape', None)==(0,): return
+    st = class_stats(z, y)
     lo,hi = int(st.classes[0]), int(st.classes[-1])
     need(0<=lo and hi<C, 'y', f'labels {lo} to {hi}', f'labels 0 to {C-1}')
     n = st.counts.double()
-    _add(meter, *(t.to(meter.device) for t in (st.classes, n, st.mu, n*st.spread, st.scatter)))
+    _add(meter, *(t.to(meter.device) for t in (st.classes, n, st.mu, n*st.variance, st.scatter)))
 
 def _add(meter, c, n_b, mu_b, sq_b, scatter_b):
     "Merge the statistics of other samples of the classes `c` (Chan, Golub and LeVeque 1983)."
@@ -82,15 +93,13 @@ def _all_reduced(meter):
     return n, mu, sq, scatter
 
 # %% ../../nbs/42_meter.ipynb #e4c0dd7d
-def _compute(meter):
+def _compute(meter, complete):
     "The report over all samples of all processes."
     n,mu,sq,scatter = _all_reduced(meter)
+    seen = (n>0).nonzero()[:,0]
     absent = (n==0).nonzero()[:,0].tolist()
-    need(not absent, 'CollapseMeter', f'no sample of class {", ".join(map(str, absent[:10]))}', f'samples of all {meter.num_classes} classes')
-    st = ClassStats(torch.arange(len(n), device=n.device), n.long(), mu, sq/n, scatter)
-    total,mean = n.sum(), (n[:,None]*mu).sum(0)/n.sum()
-    m = mu-mean
-    cov = (scatter+(n[:,None]*m).T@m)/total
-    second = cov+mean[:,None]*mean
-    scale,r = second.trace(), int(total)
-    return report_from_stats(st, eigenvalues(cov, scale)[:r-1], eigenvalues(second, scale)[:r])
+    few = f'no sample of class {", ".join(map(str, absent[:10]))}'
+    need(len(seen)>=2, 'CollapseMeter', few, 'samples of at least 2 classes')
+    need(not (complete and absent), 'CollapseMeter', few, f'samples of all {meter.num_classes} classes')
+    st = ClassStats(seen, n[seen].long(), mu[seen], (sq/n)[seen], scatter)
+    return replace(report_from_stats(st), absent=tuple(absent))

@@ -13,7 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from .cli import one_line_errors
-from .config import OptionParser, RunConfig, as_list, as_number, data_name, places, run_name, settings, typed
+from .config import OptionParser, RunConfig, as_list, as_number, data_name, places, run_name, typed
+from .cli import settings
 
 # %% ../../nbs/66_compare.ipynb #9c0cc566
 def grid(
@@ -122,7 +123,7 @@ def _runs_in(folder):
 
 def _read_run(folder):
     "Settings, metrics and last spectrum of a run; None if it is not finished."
-    from hardcl_nb.runs.folder import read_csv
+    from hardcl_nb.runs.storage import read_csv
     try:
         stored = json.loads((folder/'config.json').read_text(encoding='utf-8'))
         c, rows = stored['config'], read_csv(folder/'metrics.csv')
@@ -145,7 +146,8 @@ def collect(
     overlay:Sequence[str|Path]=() # Folders of other runs or comparisons
 ) -> tuple[list[dict], list[dict]]: # Rows of metrics, rows of final spectra
     "Read all finished runs of a comparison, and write `metrics.csv` and `spectra.csv`."
-    from hardcl_nb.runs.folder import columns, write_csv
+    from hardcl_nb.runs.folder import columns
+    from hardcl_nb.runs.storage import write_csv
     rows,spectra,seen,odd,sets = [],[],{},set(),{}
     for folder in (p for f in (out, *overlay) for p in _runs_in(f)):
         if (got := _read_run(folder)) is None: continue

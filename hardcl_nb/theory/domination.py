@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from ..checks import need, check_number
-from .worlds import FiniteWorld, check_law, pair_losses, tilt, tuple_law, tuples
+from .hardening import HardeningFunction
+from .worlds import FiniteWorld, check_law, tilt, tuple_law, tuples
 
 # %% ../../nbs/06_domination.ipynb #fa0e4346
 def covariance(
@@ -26,10 +27,13 @@ def covariance(
 # %% ../../nbs/06_domination.ipynb #f73fa9ac
 def _need_values(p, a, b):
     "Refuse what is no law and two functions on the same points."
-    ok = all(isinstance(v, Tensor) and v.is_floating_point() and (v.dtype, v.device)==(p.dtype, p.device) for v in (p, a, b))
-    need(ok, 'p, a, b', ', '.join(str(getattr(v, 'dtype', type(v).__name__)) for v in (p, a, b)), 'floating-point tensors of one dtype on one device', TypeError)
+    kinds = [str(getattr(v, 'dtype', type(v).__name__)) for v in (p, a, b)]
+    ok = all(isinstance(v, Tensor) and v.is_floating_point() for v in (p, a, b))
+    ok = ok and len({(v.dtype, v.device) for v in (p, a, b)})==1
+    need(ok, 'p, a, b', ', '.join(kinds), 'floating-point tensors of one dtype on one device', TypeError)
     ok = min(v.ndim for v in (p, a, b))>0 and p.shape[-1]==a.shape[-1]==b.shape[-1]
-    need(ok, 'a, b', f'shapes {tuple(a.shape)}, {tuple(b.shape)}', f'one value for each of the {p.shape[-1] if p.ndim else 0} points of p')
+    asked = f'one value for each of the {p.shape[-1] if p.ndim else 0} points of p'
+    need(ok, 'a, b', f'shapes {tuple(a.shape)}, {tuple(b.shape)}', asked)
 
 # %% ../../nbs/06_domination.ipynb #641ed4f0
 class Domination(NamedTuple):
@@ -37,51 +41,52 @@ class Domination(NamedTuple):
     hard:Tensor  # Loss under the tilted law
     plain:Tensor # Loss under the plain law
     gap:Tensor   # hard - plain, as the mean of `pairs`
-    pairs:Tensor # Cov(ψ, η)/E η for each class, anchor and positive, (C, m, m); 0 where the pair never occurs
+    pairs:Tensor # Cov(ψ, η)/E η for each class, anchor and positive, (C, M, M); 0 where the pair never occurs
 
 # %% ../../nbs/06_domination.ipynb #79d32244
 def domination_gap(
     world:FiniteWorld,    # The world in which the game is played
-    f:Tensor,             # Representation: the embedding of every point, (m, d)
+    f:Tensor,             # Representation: the embedding of every point, (M, d)
     psi:Callable,         # Price ψ, (..., k) -> (...)
-    eta:Callable,         # Hardening function η, (..., k) -> (...)
+    eta:HardeningFunction|Callable, # Hardening function η, (..., k) -> (...)
     k:int=1,              # Negatives per positive pair
     supervised:bool=True, # HSCL against SCL, or HUCL against UCL?
-    law:Tensor|None=None  # Law of a tuple given the anchor's class, (C, m**k), instead: negatives may depend on each other
+    law:Tensor|None=None  # Law of a tuple given the anchor's class, (C, M**k), if negatives depend on each other
 ) -> Domination:
     "Hard and plain loss, and their difference as covariances (Jiang et al. 2023, Theorem 1)."
     need(isinstance(world, FiniteWorld), 'world', type(world).__name__, 'a FiniteWorld', TypeError)
     need(callable(eta), 'eta', type(eta).__name__, 'a function of s with shape (..., k)', TypeError)
     hard, plain = (world.loss(f, psi, e, k, supervised, law) for e in (eta, None))
     if law is None: law = tuple_law(world.negatives(supervised), k)
-    g, law = f@f.T, law.to(f)[:,None]
-    s = g[:,tuples(len(f), k)]
-    r = tilt(law[:,0], s, eta, (world.px>0).to(f.device))/torch.where(law>0, law, 1.) # density of the tilted law, η/E η
-    pairs = covariance(law[:,:,None], psi(s[:,None]-g[:,:,None,None]), r[:,:,None])
+    sims, law = f@f.T, law.to(f)[:,None]
+    s = sims[:,tuples(len(f), k)]
+    density = tilt(law[:,0], s, eta, (world.px>0).to(f.device))/torch.where(law>0, law, 1.) # η/E η
+    pairs = covariance(law[:,:,None], psi(s[:,None]-sims[:,:,None,None]), density[:,:,None])
     pairs = torch.where(world.joint.to(f)>0, pairs, 0.)
     return Domination(hard, plain, ((world.prior[:,None,None]*world.joint).to(pairs)*pairs).sum(), pairs)
 
 # %% ../../nbs/06_domination.ipynb #36339616
 def chebyshev_terms(
-    p:Tensor, # Law, (m,)
-    a:Tensor, # Values of one function, (m,)
-    b:Tensor  # Values of another, (m,)
-) -> Tensor: # ½ p_i p_j (a_i - a_j)(b_i - b_j), (m, m)
+    p:Tensor, # Law, (M,)
+    a:Tensor, # Values of one function, (M,)
+    b:Tensor  # Values of another, (M,)
+) -> Tensor: # ½ p_i p_j (a_i - a_j)(b_i - b_j), (M, M)
     "The terms of Chebyshev's double sum; together they are the covariance."
     _need_values(p, a, b)
-    need(p.ndim==a.ndim==b.ndim==1, 'p, a, b', f'shapes {tuple(p.shape)}, {tuple(a.shape)}, {tuple(b.shape)}', 'three vectors of one length')
+    shapes = f'shapes {tuple(p.shape)}, {tuple(a.shape)}, {tuple(b.shape)}'
+    need(p.ndim==a.ndim==b.ndim==1, 'p, a, b', shapes, 'three vectors of one length')
     d = lambda v: v[:,None]-v
     return p[:,None]*p*d(a)*d(b)/2
 
 # %% ../../nbs/06_domination.ipynb #e12ff6fa
 def harris_steps(
-    p:Tensor, # Law of one negative, (m,)
-    a:Tensor, # Values of one function at every tuple, (m, ..., m) with k dimensions
-    b:Tensor  # Values of another, (m, ..., m)
+    p:Tensor, # Law of one negative, (M,)
+    a:Tensor, # Values of one function at every tuple, (M, ..., M) with k dimensions
+    b:Tensor  # Values of another, (M, ..., M)
 ) -> Tensor: # Terms, (k,), in the order in which the negatives are revealed
     "The covariance of a and b under k independent draws, negative by negative (Harris 1960)."
-    m = p.shape*a.ndim
-    need(p.ndim==1 and a.ndim>0 and a.shape==b.shape==m, 'a, b', f'shapes {tuple(a.shape)}, {tuple(b.shape)}', f'one value for each tuple of {len(p)} points')
+    ok = p.ndim==1 and a.ndim>0 and a.shape==b.shape==p.shape*a.ndim
+    need(ok, 'a, b', f'shapes {tuple(a.shape)}, {tuple(b.shape)}', f'one value for each tuple of {len(p)} points')
     steps = []
     while a.ndim:
         c = covariance(p, a, b)
@@ -93,7 +98,7 @@ def harris_steps(
 # %% ../../nbs/06_domination.ipynb #d0651005
 def dependent_game(
     middle:float=.2 # The middling place a, in [-1, 1]; T1 breaks for 0 < a < log cosh 1 = 0.434
-) -> tuple[FiniteWorld,Tensor,Tensor]: # World of 2 classes and 4 points, representation (4, 1), law of a pair of negatives (2, 16)
+) -> tuple[FiniteWorld,Tensor,Tensor]: # World of 4 points, representation (4, 1), law of pairs (2, 16)
     "Negatives that come as (1, -1), (-1, 1) or twice (a, a): hardening lowers the loss."
     check_number(middle, 'middle', low=-1, high=1)
     f = torch.tensor([[1.], [1.], [-1.], [middle]], dtype=torch.float64)

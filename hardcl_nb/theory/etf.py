@@ -19,7 +19,15 @@ def simplex_etf(
     dtype:torch.dtype|None=None,       # Floating-point type; the default one if None
     device:torch.device|str|None=None  # Where to put it; the CPU if None
 ) -> Tensor: # Class means, (C, d): unit rows with inner products -1/(C-1)
-    "The simplex equiangular tight frame; built in float64 from Helmert's basis, then cast."
+    """The simplex equiangular tight frame: C unit vectors (C, d) that meet at the inner product -1/(C-1).
+
+    They are the class means of Neural Collapse (Papyan et al. 2020), and exist if and only if d >= C-1; a smaller
+    `dim` is refused. Built in float64 from Helmert's basis, then cast.
+
+    >>> mu = hardcl_nb.simplex_etf(4)
+    >>> (mu@mu.T).round(decimals=3)[0].tolist()
+    [1.0, -0.333..., -0.333..., -0.333...]
+    """
     C = check_count(num_classes, 'num_classes', 2)
     d = check_count(C-1 if dim is None else dim, 'dim')
     need(d>=C-1, 'dim', d, f'at least num_classes - 1 = {C-1} (its Gram matrix has that rank)')

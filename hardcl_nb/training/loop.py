@@ -13,7 +13,7 @@ import torch
 from torch import nn, Tensor
 from ..checks import need, check_choice, check_count
 from ..measures.centres import centre_accuracy
-from ..measures.collapse import collapse_report
+from ..measures.collapse import collapse_report, report_metrics
 from ..measures.spectrum import uniformity
 from ..tables import metrics
 from .data import Data, balanced_subset
@@ -36,11 +36,10 @@ def probe_subset(
 
 # %% ../../nbs/56_loop.ipynb #7a557aa6
 def _geometry(z, y, probe):
-    "Numbers of the table `metrics`, nan where one is not defined, and the singular values of the class means."
+    "Every number of the report and of the table `metrics`, nan where one is not defined, and the singular values."
     rep, own = collapse_report(z, y), {k: metrics.load(k) for k,e in metrics.items() if e.target is not None}
-    values = {k: getattr(rep, k) for k in metrics if k not in own} | {k: f(z, y) for k,f in own.items()}
-    values['uniformity'] = uniformity(z[probe])
-    return {k: math.nan if v is None else float(v) for k,v in values.items()}, list(map(float, rep.singular_values))
+    values = report_metrics(rep) | {k: float(f(z, y)) for k,f in own.items()} | {'uniformity': float(uniformity(z[probe]))}
+    return values, list(map(float, rep.singular_values))
 
 # %% ../../nbs/56_loop.ipynb #6ce39ba4
 def recorder(

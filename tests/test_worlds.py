@@ -1,10 +1,12 @@
-"The contrastive game: exact losses against a plain loop, invariances, gradients, bad input."
+"Finite worlds: exact losses against a plain loop, invariances, gradients, bad input."
 import itertools, math
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch.testing import assert_close
-from hardcl_nb.theory.worlds import (FiniteWorld, InfoNCE, Linear, Softplus, Triplet, block_world, check_law, check_psi, negative_law,
-                            pair_losses, psi_violations, random_world, sample_game, tilt, tuple_law, tuples)
+from hardcl_nb.theory.hardening import Exponential, MaxExponential
+from hardcl_nb.theory.psi import InfoNCE, Linear, Softplus, Triplet
+from hardcl_nb.theory.worlds import (FiniteWorld, block_world, check_law, negative_law, pair_losses, random_world, sample_game, tilt, tuple_law,
+    tuples)
 
 psis = st.sampled_from([InfoNCE(), InfoNCE(.2, 4.), Triplet(.5), Softplus(.3), Linear()])
 etas = st.sampled_from([None, lambda s: (2*s).sum(-1).exp(), lambda s: s.amax(-1).exp(), lambda s: (s>-.5).double().amax(-1)+.1])
@@ -118,35 +120,8 @@ def test_sampling_follows_the_exact_laws():
     want = w.prior[:,None,None,None]*w.joint[...,None]*w.negatives()[:,None,None]
     assert ((got-want).abs() <= 5*(want*(1-want)/n).sqrt()+1e-3).all()
 
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(-30, 30), min_size=1, max_size=5), st.floats(.1, 10), st.floats(.1, 10))
-def test_infonce_is_the_plain_formula(t, alpha, q):
-    want = math.log(alpha+q*sum(map(math.exp, t))/len(t))
-    assert InfoNCE(alpha, q)(torch.tensor(t, dtype=torch.float64)).item() == pytest.approx(want, rel=1e-12, abs=1e-12)
-
-def test_checker_finds_a_narrow_dent():
-    dent = lambda t: (t - .2*(-(t/.1)**2).exp()).sum(-1)
-    kinds = {v.kind for v in psi_violations(dent, 1)}
-    assert kinds == {'monotone', 'convex'}
-    v = psi_violations(dent, 1)
-    assert [u.excess for u in v] == sorted((u.excess for u in v), reverse=True)
-    for u in v:
-        if u.kind=='monotone': assert (u.points[0]<=u.points[1]).all() and dent(u.points[0]) > dent(u.points[1])
-        else: assert dent(u.points.mean(0)) > dent(u.points).mean()
-
 half, eye = torch.full((2, 2), .5), torch.eye(2)
 @pytest.mark.parametrize('make, error, message', [
-    (lambda: InfoNCE(q=-1), ValueError, 'q: expected a finite number > 0'),
-    (lambda: InfoNCE(alpha='1'), TypeError, 'alpha: expected a number'),
-    (lambda: InfoNCE(math.inf), ValueError, 'alpha: expected a finite number'),
-    (lambda: Triplet(-.1), ValueError, 'margin: expected a finite number >= 0'),
-    (lambda: Softplus(0), ValueError, 'tau: expected a finite number > 0'),
-    (lambda: Linear()(torch.ones(2, 0)), ValueError, 'k >= 1'),
-    (lambda: Linear()(torch.ones(2, dtype=torch.long)), TypeError, 't: expected a floating-point tensor, got torch.int64'),
-    (lambda: psi_violations(Linear(), 0), ValueError, 'k: expected a whole number >= 1'),
-    (lambda: psi_violations(Linear(), trials=0), ValueError, 'trials'),
-    (lambda: psi_violations(Linear(), scale=0), ValueError, 'scale'),
-    (lambda: check_psi(lambda t: t[...,0], k=3, symmetric=True), ValueError, 'and symmetric'),
     (lambda: FiniteWorld([[1.]]), TypeError, 'px: expected a floating-point tensor, got list'),
     (lambda: FiniteWorld(eye.long()), TypeError, 'px: expected a floating-point tensor'),
     (lambda: FiniteWorld(torch.ones(2)/2), ValueError, r'px: expected shape \(any, any\)'),
@@ -190,3 +165,11 @@ def test_bad_definitions(make, error, message):
 def test_bad_games(change, error, message):
     good = dict(f=torch.ones(4, 1), psi=Linear(), eta=None, k=1)
     with pytest.raises(error, match=message): block_world(2, 2).loss(**{**good, **change})
+
+@worlds
+@given(games(), psis, st.floats(0, 20), st.integers(1, 2), st.booleans())
+def test_a_hardening_and_its_plain_function_are_the_same(game, psi, beta, k, supervised):
+    "What the protocol asks for, and a bare function of s, give the same law."
+    w, f, _ = game
+    for eta in (Exponential(beta), MaxExponential(beta)):
+        assert_close(w.loss(f, psi, eta.__call__, k, supervised), w.loss(f, psi, eta, k, supervised), rtol=1e-9, atol=1e-10)
