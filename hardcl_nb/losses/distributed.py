@@ -13,7 +13,8 @@ from zlib import crc32
 import torch
 from torch import distributed as dist, nn, Tensor
 from ..checks import check_choice, check_count, check_embeddings, check_labels, need
-from .exact import ContrastiveLoss, LossOptions, check_alone, check_pairs, check_weight, class_sizes, formed
+from .contrastive import ContrastiveLoss
+from .exact import LossOptions, check_pairs, check_weight, class_sizes, formed, transformed
 from .sweeps import Shares, in_step, row_numbers, sweeps
 
 # %% ../../nbs/30_distributed.ipynb #ea738e00
@@ -41,7 +42,8 @@ _dtypes = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 def _check_own(z, y, weight, o, how):
     "Refuse what a rank can see alone."
     how.check(o)
-    check_alone(z, 'distributed_loss')
+    inside = isinstance(z, Tensor) and transformed(z)
+    need(not inside, 'z', 'a torch.func transform or forward differentiation', 'a call outside of them', RuntimeError)
     check_embeddings(z, min_rows=0, finite=how.validate, products=True)
     check_labels(y, len(z), device=z.device)
     if weight is None: return
@@ -92,10 +94,9 @@ def _facts(z, weight):
 
 def _centre(told, N, z, o):
     "The mean of the batch, in the precision to compute in."
-    top, c = torch.stack(told)[:,-2].amax()/1.01, sum(told)[:-3]/N # 1.01: unit length, rounded
-    cone = c.norm()/(sum(told)[-3]/N-c@c).clamp(min=1e-30).sqrt()
-    fine = z.dtype==torch.float64 or z.device.type!='mps' and o.steep(float(top), float(cone))
-    return c if fine else c.float()
+    top, c = torch.stack(told)[:,-2].amax(), sum(told)[:-3]/N
+    cone = c@c/(sum(told)[-3]/N-c@c).clamp(min=0)
+    return c if z.dtype==torch.float64 or z.device.type!='mps' and o.steep(float(top), float(cone)) else c.float()
 
 # %% ../../nbs/30_distributed.ipynb #bb8532dc
 gather_limit:int = 2**28 # bytes
@@ -138,8 +139,7 @@ def simulate_ranks(
     need(len(zs)==len(ys)>0, 'ys', f'{len(ys)} tensors for {len(zs)} ranks', 'one label vector per rank')
     ws = weights or [None]*len(zs)
     need(len(ws)==len(zs), 'weights', f'{len(ws)} tensors for {len(zs)} ranks', 'one weight vector per rank')
-    o,how = _settings(options)
-    programs = [_rank(z, y, r, o, how, True, v) for r,(z,y,v) in enumerate(zip(zs, ys, ws))]
+    programs = [_rank(z, y, r, *_settings(options), True, v) for r,(z,y,v) in enumerate(zip(zs, ys, ws))]
     with torch.no_grad(): ends, received = in_step(programs)
     return SimpleNamespace(loss=[l for l,_ in ends], grad=[g for _,g in ends], received=received)
 
@@ -188,8 +188,7 @@ def _run(z, y, weight, o, how, group):
     def run(z, slope, wanted):
         program = _rank(z, y, me, o, how, wanted[0], weight)
         return _carry(program, group) if up else in_step([program])[0][0]
-    try: check_alone(check_embeddings(z, min_rows=0, finite=False), 'distributed_loss')
-    except Exception: # the program refuses, and lets the other ranks know
+    if not isinstance(z, Tensor) or transformed(z): # the program refuses, and lets the other ranks know
         with torch._C._DisableFuncTorch(): return run(z, None, (False,))
     return formed(run, z, engine='distributed_loss')
 
@@ -216,8 +215,6 @@ def distributed_loss(
     return _run(z, y, weight, o, _How(combine, ring, chunk, validate), group)
 
 # %% ../../nbs/30_distributed.ipynb #5b98d52d
-def _of(loss, k, v): return getattr(loss, k) if hasattr(loss, k) else loss.options.get(k, v)
-
 class DistributedLoss(nn.Module):
     """A `ContrastiveLoss` over the batches of all ranks, called as loss(z, y) on every rank.
 
@@ -245,8 +242,8 @@ class DistributedLoss(nn.Module):
         how.check(o)
     def _settings(self, beta=None):
         "What the loss says now."
-        kept = {k: _of(self.loss, k, v) for k,v in vars(LossOptions()).items()}|({} if beta is None else {'beta': beta})
-        return LossOptions(**kept), _How(self.combine, self.ring, self.chunk, _of(self.loss, 'validate', True), _of(self.loss, 'reduction', 'mean'))
+        kept = {k: getattr(self.loss, k) for k in vars(LossOptions())}|({} if beta is None else {'beta': beta})
+        return LossOptions(**kept), _How(self.combine, self.ring, self.chunk, self.loss.validate, self.loss.reduction)
     def forward(self, z:Tensor, y:Tensor, weight:Tensor|None=None, *, beta:float|None=None) -> Tensor:
         "The loss of the whole batch, of which `z` (n_r, d), `y` (n_r,) and `weight` (n_r,) are this rank's."
         return _run(z, y, weight, *self._settings(beta), self.group)
