@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from ..checks import check_count, check_number, need
-from .worlds import InfoNCE, Linear, Softplus, Triplet, check_psi
+from .psi import InfoNCE, Linear, Softplus, Triplet, check_psi
 
 # %% ../../nbs/08_bounds.ipynb #43bdf312
 def _price(psi, k, symmetric=False):
