@@ -16,9 +16,7 @@ import torch
 from torch import nn, Tensor
 from torch import distributed as dist
 from ..checks import check_choice, check_count, check_embeddings, check_labels, need
-from .exact import ContrastiveLoss, _check_pairs, _outer
-from .estimators import _check_options
-from ..theory.certificate import _class_sizes
+from .exact import ContrastiveLoss, _check_options, _check_pairs, _class_sizes, _outer
 
 # %% ../../nbs/30_distributed.ipynb #071edc31
 def _bounds(z, c, o):

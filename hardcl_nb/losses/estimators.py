@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from ..checks import check_choice, check_count, check_embeddings, check_labels, check_number, need
-from .exact import _check_pairs
-from ..theory.certificate import _class_sizes
+from .exact import _check_pairs, _class_sizes
 
 # %% ../../nbs/21_estimators.ipynb #a91ebc3c
 def _batch(z, y, supervised):

@@ -12,9 +12,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 from ..checks import check_choice, check_count, check_embeddings, check_labels, need
-from .exact import _check_alone, _check_pairs, _check_weight, _debias, _outer
-from .estimators import _check_options
-from ..theory.certificate import _class_sizes
+from .exact import _check_alone, _check_options, _check_pairs, _check_weight, _class_sizes, _debias, _outer
 
 # %% ../../nbs/23_tiled.ipynb #b0a1d2c5
 def _pulls(s, A, floor, log_q, o):
