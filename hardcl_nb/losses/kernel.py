@@ -11,9 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from ..checks import check_choice, check_embeddings, check_labels, need
-from .exact import _check_alone, _check_pairs, _check_weight, anchors
-from .estimators import _check_options
-from ..theory.certificate import _class_sizes
+from .exact import _check_alone, _check_options, _check_pairs, _check_weight, _class_sizes, anchors
 
 # %% ../../nbs/24_kernel.ipynb #861cff66
 try:

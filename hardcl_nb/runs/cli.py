@@ -51,6 +51,7 @@ def as_said(
     "What a word means, if it means something."
     words = [w.strip() for w in v.split(',')] if lists and isinstance(v, str) else []
     if words and all(words): v = words
+    if lists and kind is int and isinstance(v, list): v = [int(w) if isinstance(w, float) and w.is_integer() else w for w in v]
     if isinstance(v, (list, tuple)): return [as_said(w, kind) for w in v] if lists else v
     if not isinstance(v, str) or kind is str: return v
     try: return None if v=='none' else {'true': True, 'false': False}[v.lower()] if kind is bool else kind(v)
@@ -58,22 +59,25 @@ def as_said(
 
 # %% ../../nbs/65_cli.ipynb #3338e360
 _unsaid = object() # the value of what a call did not say
+def _short(v): return f'{v:g}' if isinstance(v, float) else str(v)
 
 def _option(f, text, lists):
     "A field as tyro shows and reads it."
     from tyro.conf import arg
     from tyro.constructors import PrimitiveConstructorSpec
-    kind, names = kind_of(f)[0], choices().get(f.name, ())
+    kind, many = kind_of(f)[0], isinstance(f.default, tuple)
+    names = choices().get(f.name) or choices().get(f.name.removesuffix('s')) or ()
+    lists, default = lists or many, ','.join(map(_short, f.default)) if many else f.default
     def read(words):
         if kind is bool and not words: return True
-        return as_said(words[0], kind, lists) if len(words)==1 else list(words)
+        return as_said(words[0], kind, lists) if len(words)==1 else ' '.join(words) if lists else list(words)
     text += f' [{", ".join(map(str, names))}]' if names else ''
     word = '' if kind is bool else 'LIST' if lists else kind.__name__.upper()
     spec = PrimitiveConstructorSpec(nargs='*', metavar=word, instance_from_str=read, is_instance=lambda v: True,
-        str_from_instance=lambda v: [str(f.default)])
+        str_from_instance=lambda v: [str(default)])
     off = f'(off: --no-{f.name})' if f.name in kinds else ''
-    default = off if kind is bool else '' if f.default is None else f'(default: {f.default})'
-    shown = arg(help=text, help_behavior_hint=default)
+    hint = off if kind is bool else '' if default in (None, '') else f'(default: {default})'
+    shown = arg(help=text, help_behavior_hint=hint)
     return f.name, Annotated[object, spec, shown], field(default=_unsaid)
 
 def _comments(part):
@@ -94,18 +98,18 @@ def _group(part, lists, skip):
     made.__doc__ = ''
     return made
 
-# %% ../../nbs/65_cli.ipynb #22d13d44
+# %% ../../nbs/65_cli.ipynb #10cd982c
 def read_args(
     prog:str,             # Name of the program
     about:str,            # What it does, in a sentence
     parts:Sequence[type], # Dataclasses whose fields are the options; a group each, headed by its docstring
     args:Sequence[str]|None=None, # Words of the command line; those of the shell if None
     lists:Sequence[type]=(), # Those of them whose fields may have several values, between commas
-    skip:Sequence[str]=() # Fields that are no options
+    skip:Sequence[str]=() # Fields that are no options; neither is one whose name an earlier part has
 ) -> dict[str, Any]: # Name -> value of what was said
     "Read a command line; `--help` prints the help and leaves."
     import tyro
-    made = {p.__doc__: _group(p, p in lists, skip) for p in parts}
+    made = {p.__doc__: _group(p, p in lists, {*skip, *(f.name for q in parts[:i] for f in fields(q))}) for i,p in enumerate(parts)}
     inner = [(k.lower(), tyro.conf.OmitArgPrefixes[g], field(default_factory=g)) for k,g in made.items()]
     switches = [f.name for p in parts for f in fields(p) if kind_of(f)[0] is bool]
     off = {f'--no-{k}'.replace('_', '-'): [f'--{k}', 'false'] for k in switches}
@@ -145,7 +149,7 @@ def _parse(path, kind):
     except (ValueError, RecursionError, yaml.YAMLError) as e:
         raise Refused(f'config: expected {kind} in {path}, got {e}') from None
 
-# %% ../../nbs/65_cli.ipynb #a1b62110
+# %% ../../nbs/65_cli.ipynb #f101063a
 def settings(
     said:dict[str, Any],          # What the shell said
     config:str|Path|None=None,    # A file of settings

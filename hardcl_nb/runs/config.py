@@ -30,7 +30,7 @@ class DataSettings:
     batch_size:int=256         # Samples in a batch, of all processes together
     per_class:int|None=None    # Samples of each class in a batch of a few classes; random batches if not given
 
-# %% ../../nbs/60_config.ipynb #3a1a4b27
+# %% ../../nbs/60_config.ipynb #157bad89
 @dataclass(frozen=True)
 class LossSettings:
     "Loss"
@@ -52,7 +52,7 @@ class EncoderSettings:
     norm:str='ball'          # Embeddings in the unit ball, on the unit sphere, or none of these
     init:str='random'        # First weights; nc: brought near Neural Collapse by regression on a simplex ETF
 
-# %% ../../nbs/60_config.ipynb #5080f8b0
+# %% ../../nbs/60_config.ipynb #c67be9bc
 @dataclass(frozen=True)
 class OptimiserSettings:
     "Optimiser"
@@ -75,7 +75,7 @@ class MachineSettings:
     channels_last:bool=False     # Lay images out with channels last
     compile:bool=False           # Compile the encoder with torch.compile
 
-# %% ../../nbs/60_config.ipynb #31fb4087
+# %% ../../nbs/60_config.ipynb #7d582995
 @dataclass(frozen=True)
 class RunConfig(MachineSettings, OptimiserSettings, EncoderSettings, LossSettings, DataSettings):
     """The settings of one training run, checked when they are made; what does not fit together is refused by name.
@@ -131,10 +131,12 @@ def check_types(
 ) -> None:
     "Refuse values of another kind than their field's."
     for f in fields(settings):
-        v, (kind, optional) = getattr(settings, f.name), kind_of(f)
-        if v is not None or not optional: check_type(v, f.name, kind)
+        v, (kind, optional), many = getattr(settings, f.name), kind_of(f), isinstance(f.default, tuple)
+        if many: need(isinstance(v, (list, tuple)), f.name, repr(v), 'values between commas')
+        for x in v if many else [v]:
+            if x is not None or not optional: check_type(x, f.name, kind)
 
-# %% ../../nbs/60_config.ipynb #217f5c2a
+# %% ../../nbs/60_config.ipynb #93061c3f
 def choices() -> dict[str, Sequence]: # Setting -> its names
     "The names that a setting can have, those registered since included."
     shapes = ('constant', 'cosine', 'fall', 'rise')
@@ -184,7 +186,7 @@ def obstacles(
     longer = not shaped and now.get('steps', 0)>=old['steps']
     return [k for k in odd if not (longer and k in ('steps', 'epochs'))]
 
-# %% ../../nbs/60_config.ipynb #fc2880ef
+# %% ../../nbs/60_config.ipynb #c4b6105a
 def run_name(
     cfg:RunConfig,           # Settings of a run
     axes:Sequence[str]=()    # Further settings that tell it from its neighbours
