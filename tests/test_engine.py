@@ -7,7 +7,8 @@ from torch.testing import assert_close
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from hardcl_nb.losses import tiled as engine
-from hardcl_nb.losses.tiled import tiled_loss, tiled_rows
+from hardcl_nb.losses.tiled import tiled_loss
+from hardcl_nb.losses.panels import tiled_rows
 from hardcl_nb.losses.exact import contrastive_loss
 
 few = settings(max_examples=40, deadline=None)

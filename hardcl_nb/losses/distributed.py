@@ -6,293 +6,129 @@
 __all__ = ['gather_limit', 'simulate_ranks', 'distributed_loss', 'DistributedLoss']
 
 # %% ../../nbs/30_distributed.ipynb #d2630793
-import inspect, math
-from collections import namedtuple
 from collections.abc import Sequence
-from itertools import accumulate
+from dataclasses import dataclass
 from types import SimpleNamespace
 from zlib import crc32
 import torch
-from torch import nn, Tensor
-from torch import distributed as dist
+from torch import distributed as dist, nn, Tensor
 from ..checks import check_choice, check_count, check_embeddings, check_labels, need
-from .exact import ContrastiveLoss, _check_options, _check_pairs, _class_sizes, _outer
-
-# %% ../../nbs/30_distributed.ipynb #071edc31
-def _bounds(z, c, o):
-    "The largest s_ii, -b_i and b_i of the own rows, (1, 3); C is 0."
-    top = c.new_full((3,), -math.inf)
-    for x in z.split(o.chunk) if len(z) else ():
-        x = x.to(c)-c; b = x@c/o.tau
-        top = torch.maximum(top, torch.stack((x.square().sum(1)/o.tau+2*b, -b, b)).amax(1))
-    return top[None]
-
-# %% ../../nbs/30_distributed.ipynb #985c239d
-_room = 80. # between the smallest exponent and the largest
-
-def _frame(bounds, c, size, o):
-    "What all ranks compute with: the centre c, the constant C and whether it serves all rows, scales of the columns."
-    t,b,B = torch.cat(bounds).amax(0)
-    N,k = len(size), size.amax() if o.supervised else 1
-    low = (-N*b-k*t)/(N-k)
-    C = (t+low)/2
-    g = torch.maximum(b+C/2, B-C/2).clamp(min=1e-30)
-    return SimpleNamespace(c=c, C=C, g=g, kx=math.sqrt((1+o.beta)/o.tau), kb=((1+o.beta)/(2*g)).sqrt(), flat=bool((1+o.beta)*(t-low)<=_room))
-
-# %% ../../nbs/30_distributed.ipynb #a920be29
-_Block = namedtuple('_Block', 'x y host at') # operand of the product, labels, the same on the host, place of the first in the whole batch
-
-def _pieces(z, y, host, start, f, o):
-    "The rows of one rank as operands, in pieces of `chunk`, made when needed."
-    for k in range(0, len(y), o.chunk):
-        r = slice(k, k+o.chunk); x = z[r].to(f.c)-f.c
-        b = (x@f.c/o.tau-f.C/2)[:,None]
-        yield _Block(torch.cat((x*f.kx, (b+f.g)*f.kb, (b-f.g)*f.kb), 1), y[r], host[r], start+k)
-
-def _exponents(I, J, buf):
-    "The exponents (1+β)s of a tile, and room for as many numbers."
-    tiles = [b[:len(I.y)*len(J.y)].view(len(I.y), len(J.y)) for b in buf]
-    torch.mm(I.x, J.x.T, out=tiles[0])
-    return tiles
-
-# %% ../../nbs/30_distributed.ipynb #5ab99c22
-def _windows(I, J, o, strip=64):
-    "Where rows I and columns J share labels: rows, columns, what is no negative and what is a positive, in strips of rows."
-    lo = torch.searchsorted(J.host, I.host[::strip].contiguous()).tolist()
-    hi = torch.searchsorted(J.host, torch.cat((I.host[strip-1:-1:strip], I.host[-1:])), right=True).tolist()
-    for k,(a,b) in enumerate(zip(lo, hi)):
-        if a==b: continue
-        r,win = slice(k*strip, min((k+1)*strip, len(I.y))), slice(a, b)
-        same = pos = I.y[r,None]==J.y[win]
-        if I.at==J.at: pos = same.clone(); pos.diagonal(r.start-a).fill_(False) # two pieces are one and the same, or disjoint
-        yield r, win, (same if o.supervised else same^pos), pos
-
-# %% ../../nbs/30_distributed.ipynb #a6eb669e
-def _first(I, J, R, o, w):
-    "Take a tile into m, log Σ e^{β(s-m)}, log Σ e^{(1+β)(s-m)}, sums over the negatives of the rows I; m as an exponent."
-    E,F,*_ = _exponents(I, J, w.buf)
-    m,l0,l1 = R.T[:3]
-    for r,win,drop,_ in _windows(I, J, o): E[r,win].masked_fill_(drop, -math.inf)
-    if not w.flat:
-        top = torch.maximum(m, E.amax(1).to(m))
-        E.sub_(top.to(E)[:,None]); l0 += w.rho*(m-top); l1 += m-top; m.copy_(top)
-    def add(l, X): l.copy_(torch.logaddexp(l, X.exp_().sum(1).to(l).log_()))
-    if o.beta: add(l0, torch.mul(E, w.rho, out=F))
-    add(l1, E)
-
-# %% ../../nbs/30_distributed.ipynb #27f47dd5
-def _pull(x, alpha):
-    "Slope of log(α + e^x)."
-    return torch.ones_like(x) if alpha==0 else (x-math.log(alpha)).sigmoid_()
-
-def _over(R, s, o):
-    "A + log q - s."
-    m,l0,l1,log_q,*_ = R
-    return (m/(1+o.beta)+l1-l0+log_q).to(s)-s
-
-# %% ../../nbs/30_distributed.ipynb #360a3afb
-def _second(I, J, R, o):
-    "The loss of the positive pairs in a tile; their slopes are added to G."
-    loss = 0.
-    for r,win,_,pos in _windows(I, J, o):
-        k,G = R[r].T[4:]
-        x = _over(R[r].T[:,:,None], I.x[r]@J.x[win].T/(1+o.beta), o)
-        G += (_pull(x, o.alpha)*pos).sum(1)*k
-        loss = loss+(_outer(x, o.alpha)*pos).sum(1).to(k)@k
-    return loss
-
-# %% ../../nbs/30_distributed.ipynb #806deea8
-def _apart(E, m, l0, l1, G, moved, w):
-    "M of the negatives for one direction."
-    u = E-m.to(E)
-    if not moved: return u.exp_().mul_((G*(-l1).exp()).to(E))
-    p = (u*w.rho).exp_().mul_((G*(-l0).exp()).to(E))
-    return u.mul_(1-w.rho).add_((l0-l1).to(E)).expm1_().mul_(1/(1-w.rho)).add_(1).mul_(p)
-
-# %% ../../nbs/30_distributed.ipynb #048fde67
-def _negatives(tiles, RI, RJ, moved, w):
-    "M + Mᵀ of the negatives in a tile of exponents, which is overwritten."
-    E,F,*T = tiles
-    (m,l0,l1,_,_,G), (_,k0,k1,_,_,H) = P,Q = RI.T[:,:,None], RJ.T
-    if not w.flat: return _apart(E, *P[:3], G, moved, w).add_(_apart(E, *Q[:3], H, moved, w))
-    def both(X, x, y, out): return X.exp_().mul_(torch.add(x.to(X), y.to(X), out=out))
-    if not moved: return both(E, G*(-l1).exp(), H*(-k1).exp(), F)
-    b = w.rho/(1-w.rho)
-    both(torch.mul(E, w.rho, out=F), b*G*(-l0).exp(), b*H*(-k0).exp(), T[0])
-    return both(E, (1+b)*G*(-l1).exp(), (1+b)*H*(-k1).exp(), T[0]).sub_(F)
-
-# %% ../../nbs/30_distributed.ipynb #d4198bbe
-def _third(I, J, RI, RJ, D, o, w):
-    "Add (M + Mᵀ)x of a tile to D."
-    tiles, cut = _exponents(I, J, w.buf), list(_windows(I, J, o))
-    s = [tiles[0][r,win]/(1+o.beta) for r,win,_,_ in cut]
-    for r,win,drop,_ in cut: tiles[0][r,win].masked_fill_(drop, -math.inf)
-    M = _negatives(tiles, RI, RJ, len(tiles)>2, w)
-    for (r,win,_,pos),t in zip(cut, s):
-        for R in (RI[r].T[:,:,None], RJ[win].T): M[r,win] -= _pull(_over(R, t, o), o.alpha)*pos*R[4].to(t)
-    D.addmm_(M, J.x)
-
-# %% ../../nbs/30_distributed.ipynb #e4173571
-def _tour(z, me, n, cols, do):
-    "Call do(r, rows of rank r) for every rank r: from the gathered columns, or round the ring."
-    if cols is not None:
-        for r,block in enumerate(cols): do(r, block)
-        return
-    block = z
-    for step in range(len(n)):
-        r, last = (me-step)%len(n), step==len(n)-1
-        wait = None if last else (yield 'shift', block, n[r-1])
-        do(r, block)
-        if not last: block = wait()
+from .contrastive import ContrastiveLoss
+from .exact import LossOptions, check_pairs, check_weight, class_sizes, formed, transformed
+from .sweeps import Shares, in_step, row_numbers, sweeps
 
 # %% ../../nbs/30_distributed.ipynb #ea738e00
-_dtypes = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-
-def _check_how(o):
-    "Refuse options outside their range."
-    _check_options(o.beta, o.supervised, o.detach, o.alpha, o.q, o.tau, o.tau_plus, 'mean', o.validate)
-    need(o.tau_plus==0, 'tau_plus', o.tau_plus, '0 (negatives are not debiased across processes)')
-    check_choice(o.combine, 'combine', ('mean', 'sum'))
-    check_choice(o.ring, 'ring', (None, True, False))
-    check_count(o.chunk, 'chunk')
+@dataclass(frozen=True)
+class _How:
+    "How ranks work together."
+    combine:str='mean'
+    ring:bool|None=None
+    chunk:int=1024
+    validate:bool=True
+    reduction:str='mean'
+    def check(self, o):
+        "Refuse what is out of range, in the options `o` of the loss too."
+        o.check()
+        need(o.tau_plus==0, 'tau_plus', o.tau_plus, '0 (negatives are not debiased across processes)')
+        need(self.reduction=='mean', 'loss', f'reduction={self.reduction!r}', "a loss with reduction='mean'")
+        check_choice(self.combine, 'combine', ('mean', 'sum'))
+        check_choice(self.ring, 'ring', (None, True, False))
+        check_count(self.chunk, 'chunk')
+        check_choice(self.validate, 'validate', (True, False))
 
 # %% ../../nbs/30_distributed.ipynb #51b2d69a
-def _check_own(z, y, weight, o):
+_dtypes = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+def _check_own(z, y, weight, o, how):
     "Refuse what a rank can see alone."
-    _check_how(o)
-    check_embeddings(z, min_rows=0, finite=o.validate, products=True)
-    need(z.dtype in _dtypes, 'z', f'dtype {z.dtype}', 'float64, float32, bfloat16 or float16', TypeError)
+    how.check(o)
+    inside = isinstance(z, Tensor) and transformed(z)
+    need(not inside, 'z', 'a torch.func transform or forward differentiation', 'a call outside of them', RuntimeError)
+    check_embeddings(z, min_rows=0, finite=how.validate, products=True)
     check_labels(y, len(z), device=z.device)
     if weight is None: return
-    need(isinstance(weight, Tensor), 'weight', type(weight).__name__, 'a torch tensor of weights', TypeError)
-    need(weight.shape==y.shape and weight.device==z.device, 'weight', f'shape {tuple(weight.shape)} on {weight.device}', f'{len(z)} weights on {z.device}')
-    if o.validate: need(bool(((weight>=0)&(weight<math.inf)).all()), 'weight', 'others', 'finite weights >= 0')
+    check_weight(weight, z, torch.ones_like(y, dtype=torch.bool), False)
+    if how.validate: need(bool(((weight>=0)&(weight<float('inf'))).all()), 'weight', 'others', 'finite weights >= 0')
 
 # %% ../../nbs/30_distributed.ipynb #6c4a76a7
 def _ranks(r): return f"rank{'s' if len(r)>1 else ''} {', '.join(map(str, r[:8]))}{', …' if len(r)>8 else ''}"
 
 def _same(values, arg, what):
     "Refuse values that differ between ranks, and say whose are whose."
-    who = {}
-    for r,v in enumerate(values): who.setdefault(v, []).append(r)
+    who = {v: [r for r,u in enumerate(values) if u==v] for v in values}
     need(len(who)==1, arg, '; '.join(f'{v} on {_ranks(r)}' for v,r in who.items()), f'the same {what} on every rank')
 
 # %% ../../nbs/30_distributed.ipynb #f77efa2e
-def _agree(z, y, weight, o, grad):
+def _agree(z, y, weight, o, how, grad):
     "Refuse on every rank what any rank refuses; returns the ranks' sizes, and whether any of them wants a gradient."
     error, facts = None, [0]*4
     try:
-        _check_own(z, y, weight, o)
+        _check_own(z, y, weight, o, how)
         facts = [len(z), z.shape[1], _dtypes.index(z.dtype), grad]
     except Exception as e: error = e
-    facts += [crc32(repr(o).encode()), error is not None, weight is not None]
+    facts += [crc32(repr((o, how)).encode()), error is not None, weight is not None]
     told = torch.cat((yield 'gather', torch.tensor([facts]), None)).T.tolist()
+    if error and len(told[0])==1: raise error
     if any(told[5]) or len(set(told[4]))>1:
-        said = yield 'say', (type(error), str(error), vars(o)), None
-        bad = [r for r in range(len(said)) if told[5][r]]
-        if bad and len(said)==1: raise error
-        if bad: raise said[bad[0]][0](f'{said[bad[0]][1]} (on {_ranks([r for r in bad if said[r][:2]==said[bad[0]][:2]])})')
-        for k in vars(o): _same([repr(s[2][k]) for s in said], k, k)
+        _refuse((yield 'say', (error and (type(error), str(error)), {**vars(o), **vars(how)}), None))
     _same([_dtypes[k] for k in told[2]], 'z', 'dtype')
     _same(told[1], 'z', 'number of columns')
     _same([('no weights', 'weights')[k] for k in told[6]], 'weight', 'choice')
     need(sum(told[0])>1, 'z', f'{sum(told[0])} row(s) on all ranks together', 'at least 2 rows')
     return told[0], any(told[3])
 
+def _refuse(said):
+    "Raise the first error that a rank has, or name the option in which ranks differ."
+    bad = [r for r,(error,_) in enumerate(said) if error]
+    if bad:
+        kind, text = said[bad[0]][0]
+        raise kind(f'{text} (on {_ranks([r for r in bad if said[r][0]==(kind, text)])})')
+    for k in said[0][1]: _same([repr(options[k]) for _,options in said], k, k)
+
 # %% ../../nbs/30_distributed.ipynb #a0fdf662
-gather_limit:int = 2**28 # bytes
-
-def _rows(own, N, weight, total, o):
-    "The six numbers of the own rows, as far as labels and weights give them."
-    R, negatives = weight.new_zeros(len(own), 6), N-own if o.supervised else torch.full_like(own, N-1)
-    R[:,1:3] = -math.inf
-    if not o.beta: R[:,1] = negatives.to(R).log() # Σ 1
-    R[:,3] = negatives.to(R).log() if o.q=='sum' else math.log(o.q)
-    R[:,4] = weight*(own>1)/((own-1).clamp(min=1)*total)
-    return R
-
-# %% ../../nbs/30_distributed.ipynb #7f18b119
 def _facts(z, weight):
-    "What all ranks add up or compare: the sum of z, the sum and the largest of its squared lengths, the sum of weights."
+    "What ranks add up or compare: the sum of z, the sum and the largest of its squared lengths, the sum of weights."
     norms = (z if z.dtype==torch.float64 else z.float()).square().sum(1).to(weight)
-    return torch.cat((z.sum(0, dtype=weight.dtype), torch.stack((norms.sum(), norms.max() if len(z) else norms.sum(), weight))))
+    top = norms.max() if len(z) else norms.sum()
+    return torch.cat((z.sum(0, dtype=weight.dtype), torch.stack((norms.sum(), top, weight))))
 
-def _steep(c, square, top, o):
-    "Does float32 lose digits: large exponents, differentiated weights, or a narrow cone?"
-    return bool((1+o.beta)/o.tau*top>(16 if o.supervised else 4)*1.01) or o.beta>0 and not o.detach or bool(c@c>64*(square-c@c)) # 1.01: unit length, rounded
+def _centre(told, N, z, o):
+    "The mean of the batch, in the precision to compute in."
+    top, c = torch.stack(told)[:,-2].amax(), sum(told)[:-3]/N
+    cone = c@c/(sum(told)[-3]/N-c@c).clamp(min=0)
+    return c if z.dtype==torch.float64 or z.device.type!='mps' and o.steep(float(top), float(cone)) else c.float()
 
 # %% ../../nbs/30_distributed.ipynb #bb8532dc
-def _rank(z, y, me, o, grad, weight=None):
+gather_limit:int = 2**28 # bytes
+
+def _rank(z, y, me, o, how, grad, weight=None):
     "What one rank does: yields (operation, tensor, sizes), is sent what the others said, and ends with its result."
-    n,grad = yield from _agree(z, y, weight, o, grad)
+    n,grad = yield from _agree(z, y, weight, o, how, grad)
     y,order = y.long().sort(stable=True)
-    z,wide = z[order], torch.float32 if z.device.type=='mps' else torch.float64
+    z,N = z[order], sum(n)
     ys = yield 'gather', y, n
-    size, N, a = _class_sizes(torch.cat(ys)), sum(n), sum(n[:me])
-    if o.validate: _check_pairs(size, o.supervised)
-    own = size[a:a+len(y)]
+    who = Shares(me, n, ys, class_sizes(torch.cat(ys)))
+    if how.validate: check_pairs(who.size, o.supervised)
+    own = who.size.split(n)[me]
+    wide = torch.float32 if z.device.type=='mps' else torch.float64
     weight = (torch.ones_like(own) if weight is None else weight.detach()[order]).to(wide)
     told = yield 'gather', _facts(z, (weight*(own>1)).sum()), None
-    total = sum(told)
-    if o.validate: need(bool(total[-1]>0), 'weight', '0 for each of them', 'a weight > 0 for some anchor')
-    ring = o.ring if o.ring is not None else N*z.shape[1]*z.element_size()>gather_limit
-    cols = None if ring else (yield 'gather', z, n)
-    c = total[:-3]/N
-    c = c.to(wide if z.dtype==torch.float64 or _steep(c, total[-3]/N, torch.stack(told)[:,-2].amax(), o) else torch.float32)
-    loss, D = yield from _sweeps(z, me, n, cols, ys, size, _rows(own, N, weight, total[-1], o), c, o, grad)
+    total = sum(told)[-1]
+    if how.validate: need(bool(total>0), 'weight', '0 for each of them', 'a weight > 0 for some anchor')
+    ring = how.ring if how.ring is not None else N*z.shape[1]*z.element_size()>gather_limit
+    columns, c = None if ring else (yield 'gather', z, n), _centre(told, N, z, o)
+    loss, D = yield from sweeps(z, row_numbers(own, weight, total, N, o), who, columns, c, o, how.chunk, grad)
     loss = sum((yield 'gather', loss.reshape(1), None))[0].to(z.dtype if z.dtype==torch.float64 else torch.float32)
-    if not grad: yield 'end', (loss, None), None
-    D = D.mul_((len(n) if o.combine=='mean' else 1)/o.tau).to(z.dtype)
-    yield 'end', (loss, torch.empty_like(z).index_copy_(0, order, D)), None
-
-# %% ../../nbs/30_distributed.ipynb #31d796b0
-def _sweeps(z, me, n, cols, ys, size, R, c, o, grad):
-    "The three sweeps; returns the own part of the loss, and τ dL/dz of the own rows."
-    start, host = [0, *accumulate(n)], [y.cpu() for y in ys]
-    def pieces(r, block): return _pieces(block, ys[r], host[r], start[r], f, o)
-    f = _frame((yield 'gather', _bounds(z, c, o), None), c, size, o)
-    mine = list(pieces(me, z))
-    for I in mine: I.x[:,-1].neg_()
-    moved = o.beta>0 and not o.detach
-    w = SimpleNamespace(flat=f.flat, rho=o.beta/(1+o.beta), buf=c.new_empty(2+moved, min(o.chunk, max(n))*min(o.chunk, len(z))))
-    if not f.flat: R[:,0] = torch.finfo(c.dtype).min/4 # below everything, and still a number
-    loss, D = R.new_zeros(()), c.new_zeros(len(z), len(c)+2)
-    Rs,Ds = R.split(o.chunk), D.split(o.chunk)
-    def tour(do):
-        def tiles(r, block):
-            for j,J in enumerate(pieces(r, block)):
-                for i,I in enumerate(mine): do(I, J, i, r, j)
-        return _tour(z, me, n, cols, tiles)
-    yield from tour(lambda I,J,i,r,j: _first(I, J, Rs[i], o, w))
-    yield from tour(lambda I,J,i,r,j: loss.add_(_second(I, J, Rs[i], o)))
-    if grad:
-        every = [q.split(o.chunk) for q in (yield 'gather', R, n)]
-        yield from tour(lambda I,J,i,r,j: _third(I, J, Rs[i], every[r][j], Ds[i], o, w))
-    return loss, D[:,:-2].div_(f.kx).addr_((D[:,-2]-D[:,-1])/(2*f.g*f.kb), c)
-
-# %% ../../nbs/30_distributed.ipynb #e71ac323
-def _simulate(programs):
-    "Run the programs of all ranks in step; returns their results, and the bytes that each received by operation."
-    size, heard, received = len(programs), [None]*len(programs), [{} for _ in programs]
-    while True:
-        said = [p.send(h) for p,h in zip(programs, heard)]
-        op,words = said[0][0], [x for _,x,_ in said]
-        if op=='end': return words, received
-        heard = [lambda x=words[r-1]: x for r in range(size)] if op=='shift' else [list(words)]*size
-        if op=='say': continue
-        for r in range(size):
-            most = words[r-1].nbytes if op=='shift' else (size-1)*max(x.nbytes for x in words) # gathered tensors are padded to the longest
-            received[r][op] = received[r].get(op, 0)+most
-
-# %% ../../nbs/30_distributed.ipynb #bf178ded
-def _options(given):
-    "All options of the loss, those not given at their defaults."
-    known = {k: p.default for k,p in inspect.signature(distributed_loss).parameters.items() if p.default is not p.empty and k not in ('weight', 'group')}
-    odd = [k for k in given if k not in known]
-    need(not odd, 'options', ', '.join(odd), 'options of distributed_loss: '+', '.join(known), TypeError)
-    return SimpleNamespace(**{**known, **given})
+    if grad: D = torch.empty_like(z).index_copy_(0, order, D.mul_(len(n) if how.combine=='mean' else 1).to(z.dtype))
+    return loss, D
 
 # %% ../../nbs/30_distributed.ipynb #c3f90a42
+def _settings(given):
+    "Options of the loss and of the ranks, from keywords."
+    known = [k for k in (*vars(LossOptions()), *vars(_How())) if k not in ('tau_plus', 'reduction')]
+    need({*given}<={*known}, 'options', ', '.join(given), f"options of distributed_loss: {', '.join(known)}", TypeError)
+    return [kind(**{k: v for k,v in given.items() if hasattr(kind, k)}) for kind in (LossOptions, _How)]
+
 def simulate_ranks(
     zs:Sequence[Tensor], # Embeddings of each rank, (n_r, d)
     ys:Sequence[Tensor], # Labels of each rank, (n_r,)
@@ -301,13 +137,14 @@ def simulate_ranks(
 ) -> SimpleNamespace: # loss, grad and received (bytes by operation): lists with an entry per rank
     "What every rank of a distributed run would return, computed in one process by the same program."
     need(len(zs)==len(ys)>0, 'ys', f'{len(ys)} tensors for {len(zs)} ranks', 'one label vector per rank')
-    need(weights is None or len(weights)==len(zs), 'weights', f'{len(weights or [])} tensors for {len(zs)} ranks', 'one weight vector per rank')
-    o,ws = _options(options), weights or [None]*len(zs)
-    with torch.no_grad(): ends, received = _simulate([_rank(z, y, r, o, True, v) for r,(z,y,v) in enumerate(zip(zs, ys, ws))])
+    ws = weights or [None]*len(zs)
+    need(len(ws)==len(zs), 'weights', f'{len(ws)} tensors for {len(zs)} ranks', 'one weight vector per rank')
+    programs = [_rank(z, y, r, *_settings(options), True, v) for r,(z,y,v) in enumerate(zip(zs, ys, ws))]
+    with torch.no_grad(): ends, received = in_step(programs)
     return SimpleNamespace(loss=[l for l,_ in ends], grad=[g for _,g in ends], received=received)
 
 # %% ../../nbs/30_distributed.ipynb #9f8409f0
-def _device(group): return torch.device('cuda', torch.cuda.current_device()) if dist.get_backend(group)=='nccl' else torch.device('cpu')
+def _device(group): return torch.device('cuda' if dist.get_backend(group)=='nccl' else 'cpu') # the current one
 
 def _gather(x, n, group):
     "The tensors of all ranks, of `n` rows each (all alike, if None)."
@@ -319,55 +156,41 @@ def _gather(x, n, group):
     send(out.view(torch.uint8), pad.view(torch.uint8), group=group)
     return [b[:k].to(x.device) for b,k in zip(out.split(max(n)), n)]
 
+def _carry(program, group):
+    "Run a rank's program and carry its words through torch.distributed."
+    op,x,n = next(program)
+    try:
+        while True:
+            if op=='say': dist.all_gather_object(heard := [None]*dist.get_world_size(group), x, group=group)
+            else: heard = (_gather if op=='gather' else _shift)(x, n, group)
+            op,x,n = program.send(heard)
+    except StopIteration as end: return end.value
+
 # %% ../../nbs/30_distributed.ipynb #ecf0d28f
 def _shift(x, n, group):
     "Send `x` to the next rank and begin to receive `n` rows from the one before; returns what waits for them."
     me,size,dev = dist.get_rank(group), dist.get_world_size(group), _device(group)
     after,before = (dist.get_global_rank(group or dist.group.WORLD, (me+k)%size) for k in (1, -1))
     out, sent = torch.empty(n, *x.shape[1:], dtype=x.dtype, device=dev), x.to(dev).contiguous()
-    ops = [dist.P2POp(f, t.view(torch.uint8), peer, group) for f,t,peer in ((dist.isend, sent, after), (dist.irecv, out, before)) if len(t)]
+    both = (dist.isend, sent, after), (dist.irecv, out, before)
+    ops = [dist.P2POp(f, t.view(torch.uint8), peer, group) for f,t,peer in both if len(t)]
     works = dist.batch_isend_irecv(ops) if ops else []
     def wait():
         for w in works: w.wait()
         return out.to(x.device)
     return wait
 
-# %% ../../nbs/30_distributed.ipynb #95b85c47
-def _carry(program, group):
-    "Run a rank's program and carry its words through torch.distributed."
-    heard = None
-    while True:
-        op,x,n = program.send(heard)
-        if op=='end': return x
-        if op=='say': dist.all_gather_object(heard := [None]*dist.get_world_size(group), x, group=group)
-        else: heard = (_gather if op=='gather' else _shift)(x, n, group)
-
-# %% ../../nbs/30_distributed.ipynb #fad5f5ec
-class _Formed(torch.autograd.Function):
-    "A loss whose gradient comes with it."
-    @staticmethod
-    def forward(ctx, z, run):
-        loss,grad = run(z)
-        ctx.save_for_backward(grad)
-        return loss
-
-    @staticmethod
-    def backward(ctx, g):
-        need(not torch.is_grad_enabled(), 'distributed_loss', 'create_graph=True, for a second', 'one derivative', RuntimeError)
-        return g*ctx.saved_tensors[0], None
-
 # %% ../../nbs/30_distributed.ipynb #6f9cff14
-def _run(z, y, weight, o, group):
+def _run(z, y, weight, o, how, group):
     "Run this rank's program: through torch.distributed where it is up, else alone."
-    up = dist.is_available() and dist.is_initialized()
-    me = dist.get_rank(group) if up else 0
+    me = dist.get_rank(group) if (up := dist.is_available() and dist.is_initialized()) else 0
     need(me>=0, 'group', 'a group without this process', 'a process group that it belongs to')
-    grad = isinstance(z, Tensor) and z.requires_grad and torch.is_grad_enabled()
-    def run(z):
-        program = _rank(z, y, me, o, grad, weight)
-        with torch.no_grad(), torch.autocast(y.device.type if isinstance(y, Tensor) else 'cpu', enabled=False):
-            return _carry(program, group) if up else _simulate([program])[0][0]
-    return _Formed.apply(z, run) if grad else run(z)[0]
+    def run(z, slope, wanted):
+        program = _rank(z, y, me, o, how, wanted[0], weight)
+        return _carry(program, group) if up else in_step([program])[0][0]
+    if not isinstance(z, Tensor) or transformed(z): # the program refuses, and lets the other ranks know
+        with torch._C._DisableFuncTorch(): return run(z, None, (False,))
+    return formed(run, z, engine='distributed_loss')
 
 # %% ../../nbs/30_distributed.ipynb #96d9c079
 def distributed_loss(
@@ -380,7 +203,6 @@ def distributed_loss(
     alpha:float=1.,        # InfoNCE's constant, >= 0
     q:float|str=1.,        # InfoNCE's weight of the negatives, > 0; 'sum': their number
     tau:float=1.,          # Temperature, > 0
-    tau_plus:float=0.,     # Debiasing is not available: 0
     weight:Tensor|None=None, # Weight of each anchor in the mean, (n_r,), >= 0; None: all alike
     combine:str='mean',    # How the ranks' parameter gradients are combined afterwards: 'mean' (DDP) or 'sum'
     ring:bool|None=None,   # Pass columns round a ring? None: when all of them exceed `gather_limit` bytes
@@ -389,28 +211,40 @@ def distributed_loss(
     group:object|None=None # Process group; all processes, if None; this process alone, if torch.distributed is not up
 ) -> Tensor: # The loss of the whole batch, the same on every rank
     "`contrastive_loss` of the batches of all ranks together; every rank must call it."
-    o = {k: v for k,v in locals().items() if k not in ('z', 'y', 'weight', 'group')}
-    return _run(z, y, weight, _options(o), group)
+    o = LossOptions(beta, supervised, detach, alpha, q, tau)
+    return _run(z, y, weight, o, _How(combine, ring, chunk, validate), group)
 
 # %% ../../nbs/30_distributed.ipynb #5b98d52d
 class DistributedLoss(nn.Module):
-    "A `ContrastiveLoss` over the batches of all ranks, called as loss(z, y)."
+    """A `ContrastiveLoss` over the batches of all ranks, called as loss(z, y) on every rank.
+
+    `z` (n_r, d) and `y` (n_r,) are this rank's rows, if any. Loss (a scalar) and gradient are those of the whole batch.
+    What one rank refuses, all refuse: other widths, dtypes or options, NaN, a batch without a positive pair, tau_plus,
+    reduction='none'; and second derivatives. `weight` (n_r,) weighs anchors; `beta` is the hardness of one call.
+    Sources: arXiv 2311.05139 (the loss), arXiv 2310.01889 (the ring).
+
+    >>> import torch
+    >>> from hardcl_nb import HSCL, DistributedLoss
+    >>> DistributedLoss(HSCL(beta=5.))(torch.eye(4), torch.tensor([0, 0, 1, 1]))
+    tensor(0.6931)
+    """
     def __init__(self,
-        loss:ContrastiveLoss,   # The loss: HSCL(beta=5.), say
-        group:object|None=None, # Process group, as in `distributed_loss`
-        **options               # combine, ring and chunk of `distributed_loss`
+        loss:ContrastiveLoss,   # The loss of a batch: HSCL(beta=5.), say; its options are read at every call
+        group:object|None=None, # Process group; all processes, if None
+        combine:str='mean',     # How the ranks' parameter gradients are combined afterwards: 'mean' (DDP) or 'sum'
+        ring:bool|None=None,    # Pass columns round a ring? None: when all of them exceed `gather_limit` bytes
+        chunk:int=1024          # Largest tile of similarities is chunk x chunk
     ):
         super().__init__()
-        need(isinstance(loss, ContrastiveLoss), 'loss', type(loss).__name__, 'a ContrastiveLoss, such as HSCL(beta=5.)', TypeError)
-        need(loss.options.get('reduction', 'mean')=='mean', 'loss', "reduction='none'", "a loss with reduction='mean'")
-        need(set(options)<={'combine', 'ring', 'chunk'}, 'options', ', '.join(options), 'combine, ring and chunk; all else is the loss itself', TypeError)
-        self.loss,self.group,self.options = loss,group,options
-        _check_how(_options(self._all()))
-
-    def _all(self):
-        kept = {k: v for k,v in self.loss.options.items() if k not in ('reduction', 'engine')}
-        return {**kept, 'beta': self.loss.beta, 'supervised': self.loss.supervised, **self.options}
-
-    def forward(self, z:Tensor, y:Tensor, weight:Tensor|None=None) -> Tensor:
-        "The loss of the whole batch; `z` (n_r, d), `y` (n_r,) and `weight` (n_r,) are this rank's."
-        return distributed_loss(z, y, weight=weight, group=self.group, **self._all())
+        need(isinstance(loss, ContrastiveLoss), 'loss', type(loss).__name__, 'a ContrastiveLoss: SCL(), say', TypeError)
+        self.loss,self.group,self.combine,self.ring,self.chunk = loss,group,combine,ring,chunk
+        o,how = self._settings()
+        how.check(o)
+    def _settings(self, beta=None):
+        "What the loss says now."
+        kept = {k: getattr(self.loss, k) for k in vars(LossOptions())}|({} if beta is None else {'beta': beta})
+        return LossOptions(**kept), _How(self.combine, self.ring, self.chunk, self.loss.validate, self.loss.reduction)
+    def forward(self, z:Tensor, y:Tensor, weight:Tensor|None=None, *, beta:float|None=None) -> Tensor:
+        "The loss of the whole batch, of which `z` (n_r, d), `y` (n_r,) and `weight` (n_r,) are this rank's."
+        return _run(z, y, weight, *self._settings(beta), self.group)
+    def extra_repr(self): return f'combine={self.combine!r}, ring={self.ring}, chunk={self.chunk}'

@@ -13,9 +13,10 @@ import torch
 from torch import nn, Tensor
 from ..checks import check_choice, check_count, check_embeddings, check_labels, check_number, need
 from .estimators import _pools
-from ..theory.worlds import InfoNCE, Linear, Softplus, Triplet, check_psi
+from ..theory.psi import InfoNCE, Linear, Softplus, Triplet, check_psi
 from ..theory.hardening import Exponential, Threshold, check_eta, tilted_weights
-from .exact import _check_pairs, _check_weight, _class_sizes, _narrow, _outer
+from .exact import _check_pairs, _check_weight, _narrow, _outer
+from ..theory.certificate import _class_sizes
 
 # %% ../../nbs/27_general.ipynb #0d29b45e
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from ..checks import check_choice, check_embeddings, check_labels, need
-from .exact import _check_alone, _check_options, _check_pairs, _check_weight, _class_sizes, anchors
+from .exact import _check_alone, _check_pairs, _check_weight, anchors
+from .estimators import _check_options
+from ..theory.certificate import _class_sizes
 
 # %% ../../nbs/24_kernel.ipynb #861cff66
 try:
@@ -218,7 +220,7 @@ def _compute(z, y, weight, beta, supervised, detach, alpha, q, tau, precision, g
 # %% ../../nbs/24_kernel.ipynb #51a44e76
 def _instead(z, y, weight, beta, supervised, detach, alpha, q, tau, grad):
     "What `_launch` returns, by the tiled engine."
-    from hardcl_nb.losses.tiled import tiled_rows
+    from hardcl_nb.losses.panels import tiled_rows
     has = anchors(y)
     w = has.float()/has.sum() if weight is None else torch.where(has, weight.float(), 0.)
     loss, dr, dc = tiled_rows(z, y, z, y, own=torch.arange(len(z), device=z.device), weight=w, beta=beta, supervised=supervised, detach=detach,

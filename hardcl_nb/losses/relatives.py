@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from ..checks import check_choice, check_count, check_embeddings, check_labels, check_number, need
-from .estimators import _batch, _check_options, _pools, _similar, debias
+from .estimators import _batch, _check_options, _pools, _similar
+from .exact import debias
 
 # %% ../../nbs/26_relatives.ipynb #cd4ec148
 def two_views(

@@ -153,7 +153,8 @@ def hardest_pairs(
     "The closest pairs of classes by cosine of centred class means, and by leave-one-out confusion of the nearest centre."
     import torch
     from hardcl_nb.checks import check_count
-    from hardcl_nb.measures.spectrum import as_float64, class_stats, int_labels
+    from hardcl_nb.measures.chunks import as_float64, int_labels
+    from hardcl_nb.measures.spectrum import class_stats
     st,z,top = class_stats(z, y), as_float64(z), check_count(top, 'top')
     if len(st.mu)<2: _bad('y', 'at least 2 classes', '1 class')
     wrong,acc = _loo_confusion(z, torch.searchsorted(st.classes, int_labels(y).long().to(z.device)), st)

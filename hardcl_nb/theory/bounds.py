@@ -11,14 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from ..checks import check_count, check_number, need
-from .psi import InfoNCE, Linear, Softplus, Triplet, check_psi
+from .psi import InfoNCE, Linear, MeanForm, Softplus, Triplet, _price
 
 # %% ../../nbs/08_bounds.ipynb #43bdf312
-def _price(psi, k, symmetric=False):
-    "ψ, or InfoNCE() for None; a price from outside of the family is searched for violations."
-    if psi is None: return InfoNCE()
-    return psi if isinstance(psi, (InfoNCE, Triplet, Linear, Softplus)) else check_psi(psi, k, symmetric=symmetric)
-
 def _closest(num_classes, tau):
     "-C/((C-1)τ): the value of every t at a simplex ETF."
     C = check_count(num_classes, 'num_classes', 2)
@@ -28,32 +23,55 @@ def _closest(num_classes, tau):
 def scl_bound(
     num_classes:int,         # C, >= 2
     psi:Callable|None=None,  # Price ψ, (..., k) -> (...), non-decreasing and convex; InfoNCE() if None
+    *,
     k:int=1,                 # Negatives per positive pair; InfoNCE's bound is the same for all, k -> ∞ included
     tau:float=1.             # Temperature: similarities are inner products / τ
 ) -> float: # ψ(-C/(C-1), …, -C/(C-1)) for τ = 1
-    "The least SCL or HSCL loss of C balanced classes in the unit ball (Jiang et al. 2023, Theorem 2)."
+    """The least SCL or HSCL loss of C balanced classes in the unit ball (Jiang et al. 2023, Theorem 2), in nats.
+
+    Neural Collapse attains it, which needs C-1 dimensions. A price that decreases or is not convex is refused.
+
+    >>> round(hardcl_nb.scl_bound(10), 6)
+    0.284572
+    """
     t = torch.full((check_count(k, 'k'),), _closest(num_classes, tau), dtype=torch.float64)
     return float(_price(psi, k)(t))
 
 # %% ../../nbs/08_bounds.ipynb #bd74918e
 def ucl_bound(
     num_classes:int,         # C, >= 2
-    k:int|None=None,         # Negatives per positive pair, <= 4096; None: the limit k -> ∞
     psi:Callable|None=None,  # Price ψ, (..., k) -> (...), non-decreasing, convex, symmetric; InfoNCE() if None
+    *,
+    k:int|None=None,         # Negatives per positive pair, <= 4096; None: the limit k -> ∞
     tau:float=1.             # Temperature: similarities are inner products / τ
 ) -> float: # Σ_m Bin(m; k, 1/C) ψ(0 m times, -C/(C-1) k-m times) for τ = 1
-    "The least UCL loss of C balanced classes in the unit ball, x and x⁺ independent given y (Jiang et al. 2023, Theorem 4)."
-    b, p = _closest(num_classes, tau), 1/num_classes
+    """The least UCL loss of C balanced classes in the unit ball (Jiang et al. 2023, Theorem 4), in nats.
+
+    x and x⁺ are independent given the class; Neural Collapse attains it. A price that decreases, is not convex or
+    not symmetric is refused, and so is the limit of one that has none.
+
+    >>> round(hardcl_nb.ucl_bound(100), 6)
+    0.315205
+    """
+    t, p = _closest(num_classes, tau), 1/num_classes
     if k is None:
-        if isinstance(psi:=_price(psi, 1), InfoNCE): return math.log(psi.alpha+psi.q*(p+(1-p)*math.exp(b)))
-        need(isinstance(psi, (Triplet, Linear, Softplus)), 'k', k, 'a number of negatives: of this price the limit is not known')
+        psi = _price(psi, 2, symmetric=True)
+        if isinstance(psi, (InfoNCE, MeanForm)): return _limit(psi, p, t)
+        known = isinstance(psi, (Triplet, Linear, Softplus))
+        need(known, 'k', k, 'a number of negatives: of this price the limit is not known')
         k = 1 # a mean over negatives
     need(check_count(k, 'k')<=4096, 'k', k, 'at most 4096 negatives, or None for the limit')
     m = torch.arange(k+1, dtype=torch.float64) # collisions
-    t = b*(torch.arange(k)>=m[:,None]).double()
-    return float(_binomial(m, k, p) @ _price(psi, k, symmetric=True)(t))
+    at = t*(torch.arange(k)>=m[:,None]).double()
+    return float(_binomial(m, k, p) @ _price(psi, k, symmetric=True)(at))
 
 # %% ../../nbs/08_bounds.ipynb #ced6ab42
 def _binomial(m, k, p):
     "Bin(m; k, p) for m = 0 … k, (k+1,)."
     return (m*math.log(p)+(k-m)*math.log1p(-p)-(m+1).lgamma()-(k-m+1).lgamma()).softmax(0)
+
+def _limit(psi, p, t):
+    "ψ of ever more negatives, a share p of them at 0 and the others at t."
+    if isinstance(psi, InfoNCE): return math.log(psi.alpha+psi.q*(p+(1-p)*math.exp(t)))
+    v = torch.tensor([p, 1-p], dtype=torch.float64)@psi.inner(torch.tensor([0., t], dtype=torch.float64))
+    return float(v if psi.outer is None else psi.outer(v))

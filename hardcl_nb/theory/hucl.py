@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 from ..checks import need, check_choice, check_count, check_number
-from .bounds import _price
+from .psi import _price
 from .etf import simplex_etf
 
 # %% ../../nbs/10_hucl.ipynb #e1e0c732
