@@ -34,10 +34,20 @@ def test_resume_gives_the_same_bytes(tmp_path, stop):
 
 def test_resume_of_a_run_that_never_reached_a_checkpoint_starts_it(tmp_path):
     cfg = RunConfig(method='scl', steps=5, eval_every=5)
-    run(cfg, tmp_path/'a')
+    def halt(rec): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): run(cfg, tmp_path/'a', on_record=halt)
     (tmp_path/'a/checkpoint.safetensors').unlink()
     rows = run(cfg, tmp_path/'a', resume=True)
     assert [r['step'] for r in rows]==[0, 5]
+
+def test_a_finished_run_without_its_checkpoint_is_not_trained_again(tmp_path):
+    cfg = RunConfig(method='scl', steps=5, eval_every=5)
+    run(cfg, tmp_path)
+    (tmp_path/'checkpoint.safetensors').unlink()
+    before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match='expected the checkpoint to go on from, or overwrite, got none, while metrics.csv has 2 rows'): run(cfg, tmp_path, resume=True)
+    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()}==before
+    assert [r['step'] for r in run(cfg, tmp_path, overwrite=True)]==[0, 5]
 
 @pytest.fixture(scope='session')
 def pics(tmp_path_factory):
@@ -176,7 +186,7 @@ def test_files_of_others_are_not_deleted(tmp_path):
 def test_one_process_at_a_time(tmp_path):
     fcntl = pytest.importorskip('fcntl')
     run(RunConfig(steps=2, eval_every=2), tmp_path)
-    fd = os.open(tmp_path, os.O_RDONLY); fcntl.flock(fd, fcntl.LOCK_EX)
+    fd = os.open(tmp_path/'.lock', os.O_RDWR|os.O_CREAT); fcntl.flock(fd, fcntl.LOCK_EX)
     with pytest.raises(ValueError, match='where a run is going on'): run(RunConfig(steps=2, eval_every=2), tmp_path, resume=True)
     os.close(fd)
     run(RunConfig(steps=2, eval_every=2), tmp_path, resume=True)
