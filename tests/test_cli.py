@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-def sh(mod, *args, cwd=None): return subprocess.run([sys.executable, '-m', f'hardcl_nb.{mod}', *args], capture_output=True, text=True, cwd=cwd)
+def sh(mod, *args, cwd=None): return subprocess.run([sys.executable, '-m', f'hardcl_nb.runs.{mod}', *args], capture_output=True, text=True, cwd=cwd)
 
 @pytest.mark.parametrize('args, says', [
     ('--methods scl,foo', "method: expected one of scl, hscl, ucl, hucl, got 'foo'"),

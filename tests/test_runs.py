@@ -3,8 +3,9 @@ import json, math, os, resource, signal, subprocess, sys
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from hardcl_nb.runs.config import RunConfig, run_name
-from hardcl_nb.training.data import load_data
-from hardcl_nb.training.images import ImageData, save_npz
+from hardcl_nb.training.data import Data
+from hardcl_nb.training.datasets import load_dataset
+from hardcl_nb.training.images import save_npz
 from hardcl_nb.training.processes import Interrupted
 from hardcl_nb.runs.checkpoints import load_checkpoint, save_checkpoint
 from hardcl_nb.runs.storage import read_csv, write_csv
@@ -41,9 +42,9 @@ def test_resume_of_a_run_that_never_reached_a_checkpoint_starts_it(tmp_path):
 @pytest.fixture(scope='session')
 def pics(tmp_path_factory):
     "The digits as 8x8 pictures in an npz file."
-    d = load_data('digits'); x = lambda v: (v*255).byte().view(-1, 1, 8, 8)
+    d = load_dataset('digits'); x = lambda v: (v*255).byte().view(-1, 1, 8, 8)
     p = tmp_path_factory.mktemp('pics')/'pics.npz'
-    save_npz(ImageData('pics', x(d.train_x), d.train_y, x(d.test_x), d.test_y, 10), p)
+    save_npz(Data('pics', x(d.train_x), d.train_y, x(d.test_x), d.test_y, 10), p)
     return str(p)
 
 @pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])

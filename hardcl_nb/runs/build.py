@@ -17,7 +17,7 @@ from torch import nn
 from ..checks import need
 from ..losses.distributed import distributed_loss
 from ..losses.methods import make_loss
-from .config import RunConfig
+from .config import RunConfig, loss_options
 from ..tables import find, methods
 from ..training.augment import make_augment
 from ..training.batches import batches
@@ -113,15 +113,15 @@ def build_losses(
     rng:dict[str, torch.Generator]|None=None # From `build_generators`
 ) -> tuple[Callable, Callable]: # Called as loss(z, y, beta=...): of a step; of the probe, exact
     "The losses of a run."
-    rng, how = rng or {}, dict(hardening=cfg.hardening, tau=cfg.tau)
-    exact = make_loss(cfg.method, cfg.beta, detach=not cfg.attached, validate=False, **how)
-    if cfg.k: return make_loss(cfg.method, cfg.beta, k=cfg.k, generator=rng.get('negatives'), **how), exact
+    facts, how = methods.facts(cfg.method), dict(hardening=cfg.hardening, **loss_options(cfg))
+    sure = dict(validate=False) if facts.general and cfg.hardening=='exp' else {} # looking at values waits for the device
+    exact = make_loss(cfg.method, cfg.beta, **how, **sure)
+    if cfg.k: return make_loss(cfg.method, cfg.beta, k=cfg.k, generator=(rng or {}).get('negatives'), **how), exact
     if rank_and_size()[1]==1: return exact, exact
-    facts = methods.facts(cfg.method)
     exactly = [k for k,e in methods.items() if e.general]
     need(facts.general, 'method', cfg.method, f"one of {', '.join(exactly)} across processes")
     need(cfg.hardening=='exp', 'hardening', cfg.hardening, 'exp across processes')
-    how = dict(beta=cfg.beta, supervised=facts.supervised, tau=cfg.tau, detach=not cfg.attached, validate=False)
+    how = dict(beta=cfg.beta, supervised=facts.supervised, validate=False, **loss_options(cfg))
     return partial(distributed_loss, **how), exact
 
 def build_bound(
@@ -132,7 +132,7 @@ def build_bound(
     facts, y = methods.facts(cfg.method), data.train_y[probe_subset(data)].cpu()
     if facts.bound is None or cfg.norm=='none': return math.nan
     beta = cfg.beta if cfg.hardening=='exp' else 0. # hardening never lowers the least loss
-    return find(facts.bound)(y, supervised=facts.supervised, beta=beta, tau=cfg.tau)
+    return find(facts.bound)(y, supervised=facts.supervised, beta=beta, alpha=cfg.alpha, tau=cfg.tau)
 
 # %% ../../nbs/61_build.ipynb #604b7525
 def build_run(

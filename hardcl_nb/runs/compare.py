@@ -47,7 +47,7 @@ def run_folders(
     out:str|Path              # Its folder
 ) -> dict[RunConfig, Path]: # The folder of each run
     "Where the runs are, or will be."
-    from hardcl_nb.runs.collect import axes_between, runs_in
+    from hardcl_nb.runs.storage import axes_between, runs_in
     axes, there = axes_between([asdict(c) for c in cfgs]), {}
     if axes and (Path(out)/'runs').is_dir(): there = {_what(s): p for p in runs_in(out) if (s := _stored(p))}
     made = {c: there.get(_what(asdict(c)), Path(out)/'runs'/run_name(c, axes)) for c in cfgs}
@@ -149,7 +149,7 @@ def run_all(
     "Train all runs of a comparison, several at a time."
     from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
-    from hardcl_nb.runs.collect import axes_between
+    from hardcl_nb.runs.storage import axes_between
     from hardcl_nb.runs.compare import _begin, _fits, _one # not from the main program, when this module is run as one
     cores, where, show = os.cpu_count() or 1, run_folders(cfgs, out), Progress('runs', 'run')
     n = min(workers or min(cores, 8), len(cfgs))
@@ -236,8 +236,8 @@ _intro = ('Mean over seeds ± one standard deviation. NC: do all seeds reach Neu
 
 def _compare(cfgs, how):
     "Train, collect, report."
-    from hardcl_nb.runs.collect import read_all, read_run, runs_in, write_tables
-    from hardcl_nb.runs.pictures import standard_figures
+    from hardcl_nb.runs.storage import read_all, read_run, runs_in, write_tables
+    from hardcl_nb.measures.curves import standard_figures
     from hardcl_nb.runs.report import text_table, write_report
     for p in (p for f in how.overlay for p in runs_in(f)): read_run(p) # before hours of training, not after
     run_all(cfgs, how.out, workers=how.workers, threads=how.threads, overwrite=how.overwrite)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['parts', 'kinds', 'places', 'DataSettings', 'LossSettings', 'EncoderSettings', 'OptimiserSettings', 'MachineSettings',
-           'RunConfig', 'kind_of', 'check_type', 'check_types', 'choices', 'obstacles', 'run_name', 'data_name']
+           'RunConfig', 'kind_of', 'check_type', 'check_types', 'choices', 'loss_options', 'obstacles', 'run_name',
+           'data_name']
 
 # %% ../../nbs/60_config.ipynb #23a761bf
 import math, os, sys
@@ -39,6 +40,7 @@ class LossSettings:
     beta_schedule:str='constant' # How the hardness changes over the run; cosine goes to 0
     hardening:str='exp'          # What hardness does to the weight of a negative
     tau:float=1.                 # Temperature
+    alpha:float=1.               # InfoNCE's constant; 0 gives the decoupled loss
     attached:bool=False          # Let the gradient flow through the weights of the negatives too
     k:int|None=None              # Negatives drawn per positive pair; all of the batch, exactly, if not given
     positives:str='class'        # Samples of the anchor's class, or the other of two views of its image, label-free
@@ -145,8 +147,10 @@ def choices() -> dict[str, Sequence]: # Setting -> its names
         optimiser=('adam', 'adamw', 'sgd'), beta_schedule=shapes, lr_schedule=shapes)
 
 # %% ../../nbs/60_config.ipynb #6bee6308
-_low = dict(classes=2, image_size=1, k=1, dim=1, epochs=1, per_class=1, head=1, steps=1, eval_every=1, batch_size=2, seed=0, warmup=0)
-_high = dict(seed=2**63-1, dim=2**20, head=2**20, k=2**20, image_size=2**14, batch_size=2**31-1, lr=1e38, weight_decay=1e38)
+_low = dict(classes=2, image_size=1, k=1, dim=1, epochs=1, per_class=1, head=1, steps=1, eval_every=1, batch_size=2,
+    seed=0, warmup=0)
+_high = dict(seed=2**63-1, dim=2**20, head=2**20, k=2**20, image_size=2**14, batch_size=2**31-1, lr=1e38,
+    weight_decay=1e38)
 
 def _check(cfg):
     "Refuse settings that cannot work."
@@ -159,13 +163,20 @@ def _check(cfg):
         if k in given: check_count(given[k], k, low)
     for k in ('lr', 'tau', 'clip'):
         if k in given: check_number(given[k], k, 0, strict=True)
-    for k,most in dict(beta=math.inf, weight_decay=math.inf, val=.9).items(): check_number(given[k], k, 0, most)
+    for k in ('beta', 'alpha', 'weight_decay', 'val'): check_number(given[k], k, 0, .9 if k=='val' else math.inf)
     for k,high in _high.items(): need(k not in given or given[k]<=high, k, given.get(k), f'at most {high}')
     need(cfg.positives=='class' or cfg.views==2, 'views', cfg.views, '2 where positives=view')
     need(cfg.views==1 or cfg.augment!='none', 'augment', 'none', 'light or simclr where there are two views')
     alone = cfg.k is None or not cfg.attached
     need(alone, 'attached', 'attached together with k', 'one of the two: draws have no gradient')
-    make_loss(cfg.method, cfg.beta, k=cfg.k, hardening=cfg.hardening)
+    make_loss(cfg.method, cfg.beta, k=cfg.k, hardening=cfg.hardening, **loss_options(cfg))
+
+def loss_options(
+    cfg:RunConfig # Settings
+) -> dict: # For `make_loss`
+    "The options of the loss; what is at its default stays unsaid, so that a loss may lack what nobody asks for."
+    said = dict(tau=cfg.tau, alpha=cfg.alpha, detach=not cfg.attached)
+    return {k: v for k,v in said.items() if v!=dict(tau=1., alpha=1., detach=True)[k]}
 
 def _check_data(data):
     "Refuse what is neither a known name nor a place."

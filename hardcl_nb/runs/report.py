@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 from IPython.display import HTML
 from matplotlib.figure import Figure
-from ..checks import need
 from ..figures import embed_figure, html_page, html_table
+from ..measures.curves import axes_of, figure_rows, final_rows, group_name, groups
+from .checkpoints import replacing, write_text
 from .config import kinds, places
-from .pictures import axes_of, figure_rows, final_rows, group_keys, group_name, groups
-from .storage import replacing, write_text
 from ..tables import methods, metrics
 
 # %% ../../nbs/64_report.ipynb #e4ee83c8
