@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hardcl_nb.theory.psi import InfoNCE, Linear, Softplus, Triplet
 from hardcl_nb.losses.general import GeneralLoss, MeanForm, general_loss
 from hardcl_nb.theory.hardening import Custom, Exponential, MaxExponential, Polynomial, SemiHard, SoftThreshold, Threshold, TopFraction
-from hardcl_nb.losses.exact import contrastive_loss
+from hardcl_nb.losses.contrastive import contrastive_loss
 
 few = settings(max_examples=30, deadline=None)
 seeds, bools, chunks = st.integers(0, 10**6), st.booleans(), st.integers(1, 20)

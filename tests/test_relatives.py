@@ -6,7 +6,7 @@ import pytest, torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from torch.testing import assert_close
-from hardcl_nb.losses.exact import contrastive_loss
+from hardcl_nb.losses.contrastive import contrastive_loss
 from hardcl_nb.losses.relatives import nt_xent, official_loss, recipes, supcon_loss, two_views, variant_loss
 
 few = settings(max_examples=25, deadline=None)
