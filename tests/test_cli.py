@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-def sh(mod, *args, cwd=None): return subprocess.run([sys.executable, '-m', f'hardcl_nb.{mod}', *args], capture_output=True, text=True, cwd=cwd)
+def sh(mod, *args, cwd=None): return subprocess.run([sys.executable, '-m', f'hardcl_nb.runs.{mod}', *args], capture_output=True, text=True, cwd=cwd)
 
 @pytest.mark.parametrize('args, says', [
-    ('--methods scl,foo', "method: expected one of scl, hscl, ucl, hucl, got 'foo'"),
+    ('--methods scl,foo', "method: expected one of scl, hscl, ucl, hucl, supcon, ntxent, sampled, got 'foo'"),
     ('--data digits,mnist', "data: expected one of digits, latent100, cifar10, cifar100, stl10, tinyimagenet, an .npz file or a folder of class folders, got 'mnist'"),
     ('--data digits --augment simclr', 'augment: expected none for a data set without images, got simclr'),
     ('--hardness 3', 'unrecognized arguments: --hardness 3'),

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hardcl_nb.losses import tiled as engine
 from hardcl_nb.losses.tiled import tiled_loss
 from hardcl_nb.losses.panels import tiled_rows
-from hardcl_nb.losses.exact import contrastive_loss
+from hardcl_nb.losses.contrastive import contrastive_loss
 
 few = settings(max_examples=40, deadline=None)
 seeds, bools, chunks = st.integers(0, 10**6), st.booleans(), st.sampled_from([None, 1, 2, 3, 5, 8, 17, 40])

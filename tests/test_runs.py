@@ -3,8 +3,9 @@ import json, math, os, resource, signal, subprocess, sys
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from hardcl_nb.runs.config import RunConfig, run_name
-from hardcl_nb.training.data import load_data
-from hardcl_nb.training.images import ImageData, save_npz
+from hardcl_nb.training.data import Data
+from hardcl_nb.training.datasets import load_dataset
+from hardcl_nb.training.images import save_npz
 from hardcl_nb.training.processes import Interrupted
 from hardcl_nb.runs.checkpoints import load_checkpoint, save_checkpoint
 from hardcl_nb.runs.storage import read_csv, write_csv
@@ -33,17 +34,27 @@ def test_resume_gives_the_same_bytes(tmp_path, stop):
 
 def test_resume_of_a_run_that_never_reached_a_checkpoint_starts_it(tmp_path):
     cfg = RunConfig(method='scl', steps=5, eval_every=5)
-    run(cfg, tmp_path/'a')
+    def halt(rec): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): run(cfg, tmp_path/'a', on_record=halt)
     (tmp_path/'a/checkpoint.safetensors').unlink()
     rows = run(cfg, tmp_path/'a', resume=True)
     assert [r['step'] for r in rows]==[0, 5]
 
+def test_a_finished_run_without_its_checkpoint_is_not_trained_again(tmp_path):
+    cfg = RunConfig(method='scl', steps=5, eval_every=5)
+    run(cfg, tmp_path)
+    (tmp_path/'checkpoint.safetensors').unlink()
+    before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match='expected the checkpoint to go on from, or overwrite, got none, while metrics.csv has 2 rows'): run(cfg, tmp_path, resume=True)
+    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()}==before
+    assert [r['step'] for r in run(cfg, tmp_path, overwrite=True)]==[0, 5]
+
 @pytest.fixture(scope='session')
 def pics(tmp_path_factory):
     "The digits as 8x8 pictures in an npz file."
-    d = load_data('digits'); x = lambda v: (v*255).byte().view(-1, 1, 8, 8)
+    d = load_dataset('digits'); x = lambda v: (v*255).byte().view(-1, 1, 8, 8)
     p = tmp_path_factory.mktemp('pics')/'pics.npz'
-    save_npz(ImageData('pics', x(d.train_x), d.train_y, x(d.test_x), d.test_y, 10), p)
+    save_npz(Data('pics', x(d.train_x), d.train_y, x(d.test_x), d.test_y, 10), p)
     return str(p)
 
 @pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])
@@ -175,7 +186,7 @@ def test_files_of_others_are_not_deleted(tmp_path):
 def test_one_process_at_a_time(tmp_path):
     fcntl = pytest.importorskip('fcntl')
     run(RunConfig(steps=2, eval_every=2), tmp_path)
-    fd = os.open(tmp_path, os.O_RDONLY); fcntl.flock(fd, fcntl.LOCK_EX)
+    fd = os.open(tmp_path/'.lock', os.O_RDWR|os.O_CREAT); fcntl.flock(fd, fcntl.LOCK_EX)
     with pytest.raises(ValueError, match='where a run is going on'): run(RunConfig(steps=2, eval_every=2), tmp_path, resume=True)
     os.close(fd)
     run(RunConfig(steps=2, eval_every=2), tmp_path, resume=True)

@@ -168,7 +168,8 @@ def _inside(x, norm):
     check_choice(norm, 'norm', ('ball', 'sphere', 'none'))
     r = x.norm(dim=1)
     ok = {'none': True, 'ball': r.max()<=1+1e-6, 'sphere': (r-1).abs().max()<=1e-6}[norm]
-    need(bool(ok), 'start', f'norms from {r.min():.4g} to {r.max():.4g}', 'rows in the unit ball' if norm=='ball' else 'rows on the unit sphere')
+    where = 'in the unit ball' if norm=='ball' else 'on the unit sphere'
+    need(bool(ok), 'start', f'norms from {r.min():.4g} to {r.max():.4g}', f'rows {where}')
     return x
 
 # %% ../../nbs/09_free.ipynb #395d89ce
