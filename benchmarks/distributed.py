@@ -31,7 +31,7 @@ def contestant(name, n, d):
     "A call to be measured, on this process's rows."
     from torch import distributed as dist
     from hardcl_nb.losses.distributed import distributed_loss
-    from hardcl_nb.losses.exact import contrastive_loss
+    from hardcl_nb.losses.contrastive import contrastive_loss
     z, y = batch(n, d)
     if dist.is_initialized(): r, R = dist.get_rank(), dist.get_world_size(); z, y = z.chunk(R)[r].clone(), y.chunk(R)[r].clone()
     def run():

@@ -12,7 +12,7 @@ def batch(n): return F.normalize(torch.randn(n, DIM, generator=torch.Generator()
 def implementations():
     "Name -> (precision, largest n, function of z and y)."
     from hardcl_nb.losses.kernel import kernel_loss
-    from hardcl_nb.losses.exact import contrastive_loss
+    from hardcl_nb.losses.contrastive import contrastive_loss
     from hardcl_nb.losses.tiled import tiled_loss
     fused = lambda p: lambda z, y: kernel_loss(z.bfloat16() if p=='bf16' else z, y, beta=BETA, precision='auto' if p=='bf16' else p, validate=False)
     return {**{f'kernel_{p}': (p, 2**20, fused(p)) for p in ('ieee', 'tf32', 'bf16')},
@@ -36,7 +36,7 @@ def once(f, z, y, grad):
 
 def parity(f, n=2048):
     "Relative errors of loss and gradient against the plain form in float64."
-    from hardcl_nb.losses.exact import contrastive_loss
+    from hardcl_nb.losses.contrastive import contrastive_loss
     z, y = batch(n); x, r = z.clone().requires_grad_(), z.double().requires_grad_()
     a, b = f(x, y), contrastive_loss(r, y, beta=BETA, engine='plain'); a.backward(); b.backward()
     return dict(loss=abs(a.item()/b.item()-1), grad=float((x.grad.double()-r.grad).norm()/r.grad.norm()))

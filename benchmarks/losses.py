@@ -16,7 +16,7 @@ DIM, CLASSES, BETA = 128, 100, 5.
 def loss_of(name):
     "The loss as a function of embeddings and labels."
     if name in ('plain', 'tiled', 'kernel'):
-        from hardcl_nb.losses.exact import contrastive_loss
+        from hardcl_nb.losses.contrastive import contrastive_loss
         return lambda x, y: contrastive_loss(x, y, beta=BETA, engine=name)
     if name=='pml_supcon':
         from pytorch_metric_learning.losses import SupConLoss

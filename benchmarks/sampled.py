@@ -31,7 +31,7 @@ def main():
     os.environ['OMP_NUM_THREADS'] = os.environ['MKL_NUM_THREADS'] = str(a.threads)
     import numpy as np, torch, torch.nn.functional as F
     from hardcl_nb.losses.estimators import _draw, finite_k_loss, sampled_loss
-    from hardcl_nb.losses.exact import contrastive_loss
+    from hardcl_nb.losses.contrastive import contrastive_loss
     torch.set_num_threads(a.threads)
     z = F.normalize(torch.randn(a.n, a.dim, generator=torch.Generator().manual_seed(a.seed)), dim=1).requires_grad_()
     y, g = torch.arange(a.n)%a.classes, torch.Generator().manual_seed(a.seed); np.random.seed(a.seed)

@@ -6,7 +6,7 @@ from hardcl_nb.theory.optimum import batch_bound
 from hardcl_nb.theory.psi import InfoNCE
 from hardcl_nb.theory.worlds import block_world
 from hardcl_nb.theory.hardening import Exponential, SemiHard, SoftThreshold
-from hardcl_nb.losses.exact import contrastive_loss
+from hardcl_nb.losses.contrastive import contrastive_loss
 
 seeds = st.integers(0, 2**31)
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings, strategies as st
 from torch.testing import assert_close
 from hardcl_nb.losses.exact import debias
 from hardcl_nb.losses.estimators import finite_k_loss, gradient_weights, sampled_loss, sampling_error
-from hardcl_nb.losses.exact import contrastive_loss
+from hardcl_nb.losses.contrastive import contrastive_loss
 
 few = settings(max_examples=20, deadline=None)
 seeds, betas, bools, qs = st.integers(0, 10**6), st.floats(0, 10), st.booleans(), st.sampled_from([.2, 1., 5., 'sum'])

@@ -15,7 +15,7 @@ import torch, torch.nn.functional as F
 from torch.testing import assert_close
 from hardcl_nb.losses import kernel
 from hardcl_nb.losses.kernel import kernel_loss, kernel_ready
-from hardcl_nb.losses.exact import contrastive_loss
+from hardcl_nb.losses.contrastive import contrastive_loss
 def batch(n, d, classes=4, seed=0, shift=0.):
     "Unequal classes, two labels that occur once, a negative label, in random order."
     g = torch.Generator().manual_seed(seed)
@@ -135,7 +135,7 @@ def test_module_imports_without_triton():
 @pytest.mark.parametrize('q', [1., 'sum'])
 def test_failed_launch_falls_back_to_the_tiled_engine(reduction, q, monkeypatch):
     "One warning, the same numbers, and the kernel is not tried again."
-    from hardcl_nb.losses.exact import contrastive_loss
+    from hardcl_nb.losses.contrastive import contrastive_loss
     def launch(*args): raise RuntimeError('PTX is too new for this driver\nsecond line')
     monkeypatch.setattr(kernel, '_launch', launch); monkeypatch.setattr(kernel, 'kernel_ready', lambda z: ''); monkeypatch.setattr(kernel, '_failed', {}); monkeypatch.setattr(kernel, '_interpreted', False)
     z = torch.randn(30, 4, generator=torch.Generator().manual_seed(0)); y = torch.cat([torch.tensor([9]), torch.arange(29)%3])

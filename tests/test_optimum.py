@@ -4,7 +4,7 @@ from hypothesis import assume, given, settings, strategies as st
 from hardcl_nb.theory.bounds import scl_bound
 from hardcl_nb.theory.hucl import hucl_bound, hucl_means
 from hardcl_nb.theory.optimum import batch_bound, batch_optimum, gram_bound
-from hardcl_nb.losses.exact import contrastive_loss
+from hardcl_nb.losses.contrastive import contrastive_loss
 
 seeds = st.integers(0, 2**31)
 counts = st.lists(st.integers(1, 9), min_size=1, max_size=7)
