@@ -80,7 +80,7 @@ def unit_balls(n):
         cone=F.normalize(x[:1]+.05*x, dim=1))
 
 def errors(f, z, y, **kw):
-    "Relative errors of value and gradient against float64; gradients below 1e-5 of an embedding's length count as such."
+    "Relative errors of value and gradient against float64; a gradient below 1e-5 counts as 1e-5."
     (a, da), (b, db) = value_grad(f, z, y, **kw), value_grad(plain, z.double(), y, **kw)
     return abs(a.double()/b-1).item(), ((da.double()-db).norm()/max(db.norm(), 1e-5)).item()
 
@@ -273,7 +273,8 @@ y4 = torch.tensor([0,0,1,1])
     (dict(weight=torch.zeros(4)), ValueError, 'weight: expected finite weights >= 0, that of an anchor > 0'),
     (dict(queue=torch.eye(4)[:,:3], y_queue=y4), ValueError, 'queue: expected 4 columns of torch.float32'),
     (dict(queue=torch.eye(4).double(), y_queue=y4), ValueError, 'queue: expected 4 columns of torch.float32'),
-    (dict(queue=torch.eye(4, device='meta'), y_queue=y4), ValueError, 'queue: expected 4 columns of torch.float32 on cpu'),
+    (dict(queue=torch.eye(4, device='meta'), y_queue=y4), ValueError,
+        'queue: expected 4 columns of torch.float32 on cpu'),
     (dict(queue=torch.full((4, 4), math.nan), y_queue=y4), ValueError, 'queue: expected finite embeddings'),
     (dict(queue=torch.eye(4)), ValueError, 'y_queue: expected both or neither'),
     (dict(queue=torch.eye(4), y_queue=y4[:2]), ValueError, 'y_queue: expected 4 labels'),
