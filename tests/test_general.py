@@ -6,8 +6,8 @@ from hypothesis import given, settings, strategies as st
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
-from hardcl_nb.theory.psi import InfoNCE, Linear, Softplus, Triplet
-from hardcl_nb.losses.general import GeneralLoss, MeanForm, general_loss
+from hardcl_nb.theory.psi import InfoNCE, Linear, MeanForm, Softplus, Triplet
+from hardcl_nb.losses.general import GeneralLoss, general_loss
 from hardcl_nb.theory.hardening import Custom, Exponential, MaxExponential, Polynomial, SemiHard, SoftThreshold, Threshold, TopFraction
 from hardcl_nb.losses.contrastive import contrastive_loss
 
@@ -121,7 +121,7 @@ def test_under_no_grad_and_second_derivatives():
     for kw in (dict(), dict(reduction='none'), dict(psi=Triplet())):
         x = z.detach().clone().requires_grad_()
         g, = torch.autograd.grad(general_loss(x, y, **kw).nansum()**2, x, create_graph=True)
-        with pytest.raises(RuntimeError, match='once_differentiable'): g.sum().backward()
+        with pytest.raises(RuntimeError, match='differentiated again'): g.sum().backward()
 
 def test_module_keeps_options():
     z,y,_ = batch(1)
@@ -138,7 +138,7 @@ z0, y0 = torch.eye(4), torch.tensor([0,0,1,1])
     (dict(psi=MeanForm(torch.neg)), ValueError, 'psi: expected a function that never decreases'), (dict(psi=MeanForm(torch.tanh)), ValueError, 'psi: expected'),
     (dict(eta=MaxExponential(1.)), TypeError, 'MaxExponential(beta=1.0), which is not known to be a product'), (dict(eta=torch.exp), TypeError, 'eta: expected a product'),
     (dict(eta=Threshold(torch.zeros(4, 1))), ValueError, 'eta: expected one number for all anchors'), (dict(eta=SemiHard(-.5, .5)), ValueError, 'eta: expected a function >= 0'),
-    (dict(eta=Threshold(.5)), ValueError, 'eta: expected a positive η'), (dict(tau=0.), ValueError, 'tau: expected'), (dict(reduction='sum'), ValueError, 'reduction: expected'),
+    (dict(eta=Threshold(.5)), ValueError, 'eta: expected η > 0 in each row'), (dict(tau=0.), ValueError, 'tau: expected'), (dict(reduction='sum'), ValueError, 'reduction: expected'),
     (dict(chunk=0), ValueError, 'chunk: expected'), (dict(detach=None), ValueError, 'detach: expected'), (dict(weight=torch.ones(3)), ValueError, 'weight: expected 4 weights'),
     (dict(weight=-torch.ones(4)), ValueError, 'weight: expected finite weights >= 0'), (dict(weight=[1.]*4), TypeError, 'weight: expected a torch tensor of 4 weights')])
 def test_bad_input_is_named(kw, err, msg):

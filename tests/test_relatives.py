@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from torch.testing import assert_close
 from hardcl_nb.losses.contrastive import contrastive_loss
-from hardcl_nb.losses.relatives import nt_xent, official_loss, recipes, supcon_loss, two_views, variant_loss
+from hardcl_nb.losses.relatives import nt_xent, official_loss, recipes, supcon_loss, stack_views, variant_loss
 
 few = settings(max_examples=25, deadline=None)
 seeds, betas, bools, taus = st.integers(0, 10**6), st.floats(0, 10), st.booleans(), st.floats(.05, 10)
@@ -57,7 +57,7 @@ def test_second_view_has_its_gradient_too(name, labels):
     y = None if labels is None else ref[labels]
     for (beta,o),grad in zip(ref[name+'_options'].tolist(), ref[name+'_grad']):
         a, b = ref['view1'].clone().requires_grad_(), ref['view2'].clone().requires_grad_()
-        z, ids = two_views(a, b, y)
+        z, ids = stack_views(a, b, y)
         official_loss(z, ids, name, beta=beta, **(dict(tau_plus=o) if y is None else dict(detach=bool(o)))).backward()
         assert_close(torch.cat([a.grad, b.grad])[:len(grad)], grad, rtol=0, atol=1e-9)
 
@@ -131,8 +131,8 @@ def test_bad_variants_are_named(kw, err, msg):
     assert msg in str(e.value)
 
 @pytest.mark.parametrize('f, err, msg', [
-    (lambda: two_views(z0, z0.double()), ValueError, 'z2: expected (4, 4) torch.float32'), (lambda: two_views(z0[0], z0[0]), ValueError, 'z1: expected'),
-    (lambda: two_views(z0, z0, y0[:2]), ValueError, 'y: expected 4 labels'), (lambda: nt_xent(z0[:1], z0[:1]), ValueError, 'z1: expected two images at least'),
+    (lambda: stack_views(z0, z0.double()), ValueError, 'z2: expected (4, 4) torch.float32'), (lambda: stack_views(z0[0], z0[0]), ValueError, 'z1: expected'),
+    (lambda: stack_views(z0, z0, y0[:2]), ValueError, 'y: expected 4 labels'), (lambda: nt_xent(z0[:1], z0[:1]), ValueError, 'z1: expected two images at least'),
     (lambda: nt_xent(z0, z0, tau=-1), ValueError, 'tau: expected'), (lambda: nt_xent([1.], z0), TypeError, 'z1: expected a torch tensor'), (lambda: supcon_loss(z0, y0, tau=0), ValueError, 'tau: expected'),
     (lambda: official_loss(z0, y0, 'khosla2020'), ValueError, 'recipe: expected one of '+', '.join(recipes))])
 def test_other_bad_input_is_named(f, err, msg):
