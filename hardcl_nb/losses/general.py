@@ -13,7 +13,7 @@ from torch import nn, Tensor
 from ..checks import check_choice, check_count, need
 from ..theory.psi import InfoNCE, Linear, MeanForm, Softplus, Triplet, check_psi
 from ..theory.hardening import Exponential, SoftThreshold, Threshold, check_eta, tilted_weights
-from .exact import LossOptions, check_batch, formed, free_look, outer, result_type
+from .exact import LossOptions, check_alone, check_batch, formed, free_look, outer, result_type
 from .estimators import pools, similarities
 
 # %% ../../nbs/27_general.ipynb #b3cbe6ec
@@ -160,6 +160,7 @@ def general_loss(
     validate:bool=True     # Test ψ and η, and look at the values of z and y?
 ) -> Tensor: # Loss, scalar or (n,); float64 for float64 embeddings, else float32
     "The exact loss of a batch for any price and any product hardening, in linear memory."
+    check_alone(z, 'general_loss')
     form, o = _check_general(psi, eta, supervised, detach, tau, reduction, chunk, validate)
     b = check_batch(z, y, supervised, weight, reduction, validate)
     if validate: _check_price(psi)

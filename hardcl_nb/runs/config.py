@@ -182,9 +182,8 @@ def _check(cfg):
 def loss_options(
     cfg:RunConfig # Settings
 ) -> dict: # For `make_loss`
-    "The options of the loss; what is at its default stays unsaid, so that a loss may lack what nobody asks for."
-    said = dict(tau=cfg.tau, alpha=cfg.alpha, detach=not cfg.attached)
-    return {k: v for k,v in said.items() if v!=dict(tau=1., alpha=1., detach=True)[k]}
+    "The options of the loss."
+    return dict(tau=cfg.tau, alpha=cfg.alpha, detach=not cfg.attached)
 
 def _check_data(data):
     "Refuse what is neither a known name nor a place."

@@ -112,7 +112,7 @@ def run_experiment(
     run_all(cfgs, out, workers=workers, progress=progress)
     names = [k for k in kinds if k not in places and (k in ('data', 'method', 'beta', 'seed') or len({str(getattr(c, k)) for c in cfgs})>1)]
     runs = [_summary(c, p, names) for c,p in run_folders(cfgs, out).items()]
-    changed = {k: v for k,v in changes.items() if k not in places}
+    changed = {k: v for k,v in changes.items() if k not in (*places, 'data')} # data count by their name
     about = dict(experiment=experiment.name, digest=digest_of(cfgs), seeds=seeds or experiment.seeds, changes=changed,
         machine=_machine(changes.get('device', 'auto')), torch=torch.__version__, python=platform.python_version(),
         seconds=round(time.perf_counter()-t, 1))

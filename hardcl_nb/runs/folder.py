@@ -120,10 +120,10 @@ def run(
     [0, 1, 2]
     """
     need(str(out)!='', 'out', repr(out), 'the name of a folder')
-    out = Path(out)
+    out, writer = Path(out), _writer() if tensorboard else None
     with processes(cfg.device) as device, alone(out):
         r = _assemble(cfg, out, device, resume, overwrite)
-        r.board = _board(out, r.start) if tensorboard and rank_and_size()[0]==0 else None
+        r.board = writer(str(out/'tensorboard'), purge_step=r.start) if writer and rank_and_size()[0]==0 else None
         with interruptible() as stop: _steps(r, stop, on_record or _nothing, on_step or _nothing)
         del r # DDP must go before its processes part
     return read_csv(out/'metrics.csv')
@@ -208,12 +208,12 @@ def _restore(rng, states, about):
     for k,g in rng.items(): g.set_state(states[f'{k}.{rank}'])
 
 # %% ../../nbs/63_folder.ipynb #f312a206
-def _board(out, start):
-    "A writer for TensorBoard."
+def _writer():
+    "What writes for TensorBoard."
     try: from torch.utils.tensorboard import SummaryWriter
     except ImportError: SummaryWriter = None
     need(SummaryWriter, 'tensorboard', "none (pip install 'hardcl_nb[tensorboard]')", 'the package tensorboard')
-    return SummaryWriter(str(out/'tensorboard'), purge_step=start)
+    return SummaryWriter
 
 def _scalars(board, rec):
     "Every number of a record."
