@@ -176,3 +176,13 @@ def test_a_trunk_of_your_own_is_one_definition():
         assert make_encoder((3, 9, 9), 5, arch='dots')(images(4, s=9)).shape==(4, 4)
         with pytest.raises(ValueError, match='arch: expected auto or mlp for vectors'): make_encoder(9, 5, arch='dots')
     finally: del encoders['dots']
+
+def test_a_part_that_is_frozen_stays_so():
+    "Also where the encoder raises in the middle."
+    enc = make_encoder(64, 10).train()
+    frozen = next(m for m in enc.modules() if isinstance(m, nn.BatchNorm1d)).eval()
+    before = [m.training for m in enc.modules()]
+    embed(enc, torch.rand(8, 64))
+    assert [m.training for m in enc.modules()]==before and not frozen.training and enc.training
+    with pytest.raises(RuntimeError): embed(enc, torch.rand(8, 63))
+    assert [m.training for m in enc.modules()]==before

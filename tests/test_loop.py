@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest, torch
 from torch import nn
 from hardcl_nb.losses.contrastive import HSCL
+from hardcl_nb.measures.spectrum import alpha_req, rankme
 from hardcl_nb.tables import metrics
 from hardcl_nb.training.augment import random_crop
 from hardcl_nb.training.batches import batches
 from hardcl_nb.training.data import Data, digits
-from hardcl_nb.training.encoders import make_encoder
-from hardcl_nb.training.loop import probe_subset, recorder, schedule, train
+from hardcl_nb.training.encoders import embed, make_encoder
+from hardcl_nb.training.loop import cached_backward, probe_subset, recorder, schedule, train
 
 reference = json.loads((Path(__file__).parent/'loop_reference.json').read_text())
 
@@ -38,7 +39,11 @@ def run(loss, steps, every, seed, dtype='float32', per_class=None, batch_size=25
     enc = make_encoder(64, 10, seed=seed).to(dt)
     opt = torch.optim.Adam(enc.parameters(), 1e-3)
     loss_fn = HSCL(beta=5.) if loss=='hscl' else hard_loss
-    kw = dict(every=every, clip=clip, record=recorder(enc, d, loss_fn, bound=reference['bound']))
+    record = recorder(enc, d, loss_fn, bound=reference['bound'])
+    def both(step): # the report takes two of its numbers from class statistics; here they are from all rows as well
+        z = embed(enc, d.train_x)
+        return record(step) | dict(rankme_of_rows=rankme(z), alpha_req_of_rows=alpha_req(z))
+    kw = dict(every=every, clip=clip, record=both)
     if lr: kw['lr'] = schedule(lr[0], steps, lr[1])
     if beta: kw['beta'] = lambda step: 5.*schedule(beta, steps)(step)
     pairs = dict(seed=seed, per_class=per_class, views=views, positives=positives)
@@ -61,6 +66,9 @@ def test_records_are_those_of_the_old_loop(case):
     recs = run(**case['settings'])
     assert len(recs)==len(case['records'])
     for got,want in zip(recs, case['records']):
+        for k in ('rankme', 'alpha_req'): # the same sums in another order
+            assert got[k]==pytest.approx(got[f'{k}_of_rows'], rel=1e-13, abs=0)
+            got[k] = got[f'{k}_of_rows']
         got,want = {k: got[k] for k in reference['names']}, dict(zip(reference['names'], want))
         if same: assert {k: list(map(repr, v)) if isinstance(v, list) else repr(v) for k,v in got.items()}==want
         else:
@@ -164,3 +172,39 @@ def test_any_module_can_be_trained():
     before = net.weight.detach().clone()
     list(train(net, batches(d, 30), HSCL(beta=1.), torch.optim.SGD(net.parameters(), .1), steps=2))
     assert not torch.equal(net.weight, before)
+
+@pytest.mark.parametrize('chunk', [1, 7, 64, 200, 1000])
+@pytest.mark.parametrize('dropout', [0., .5])
+def test_cached_gradients_are_those_of_the_whole_batch(chunk, dropout):
+    "In float64; with dropout the whole batch is embedded in the same chunks, so that it draws the same."
+    d, loss = small(), HSCL(beta=5.)
+    x, y = d.train_x.double(), d.train_y
+    def net():
+        torch.manual_seed(3)
+        return nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 4)).double()
+    a, b = net(), net()
+    torch.manual_seed(5)
+    want = loss(torch.cat([a(part) for part in x.split(chunk)]), y)
+    after = torch.rand(2)
+    want.backward()
+    for p in b.parameters(): p.grad = torch.ones_like(p) # gradients are added
+    torch.manual_seed(5)
+    got = cached_backward(b, x, y, loss, chunk)
+    assert torch.equal(torch.rand(2), after) and not got.requires_grad # as many random numbers as one pass draws
+    torch.testing.assert_close(got, want.detach(), rtol=1e-12, atol=0)
+    for p,q in zip(a.parameters(), b.parameters()): torch.testing.assert_close(q.grad-1, p.grad, rtol=1e-10, atol=1e-12)
+
+def test_cached_backward_keeps_the_activations_of_one_chunk():
+    "What an encoder sees with gradients, it sees a chunk at a time."
+    d, seen = small(), []
+    enc = nn.Linear(8, 4)
+    enc.register_forward_hook(lambda m,args,out: seen.append((len(args[0]), out.requires_grad)))
+    cached_backward(enc, d.train_x, d.train_y, HSCL(beta=5.), 25)
+    assert seen==[(25, False), (25, False), (10, False), (25, True), (25, True), (10, True)]
+
+def test_cached_backward_refuses_what_mixes_rows():
+    d = small(); enc = make_encoder(8, 3, hidden=[16])
+    with pytest.raises(ValueError, match='encoder: expected a network that treats each row by itself, got batch normalisation in training mode'):
+        cached_backward(enc, d.train_x, d.train_y, HSCL(beta=5.), 10)
+    assert math.isfinite(cached_backward(enc.eval(), d.train_x, d.train_y, HSCL(beta=5.), 10))
+    with pytest.raises(ValueError, match='got batch normalisation'): cached_backward(nn.BatchNorm1d(8, track_running_stats=False).eval(), d.train_x, d.train_y, HSCL(beta=5.), 10)

@@ -23,7 +23,7 @@ group_keys:tuple[str, ...] = ('data', 'norm', 'method', 'beta')
 def axes_of(
     rows:Sequence[dict] # Rows of metrics files
 ) -> tuple[str, ...]: # Names of settings
-    "The further settings by which rows are told apart: their columns before `step`, besides the usual ones and the seed."
+    "The further settings by which rows are told apart: their columns before `step` that are not among the usual ones."
     need(len(rows)>0, 'rows', 'no rows', 'at least one row')
     names = list(rows[0])
     return tuple(k for k in names[:names.index('step')] if k not in (*group_keys, 'seed'))

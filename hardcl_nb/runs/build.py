@@ -114,8 +114,7 @@ def build_losses(
 ) -> tuple[Callable, Callable]: # Called as loss(z, y, beta=...): of a step; of the probe, exact
     "The losses of a run."
     facts, how = methods.facts(cfg.method), dict(hardening=cfg.hardening, **loss_options(cfg))
-    sure = dict(validate=False) if facts.general and cfg.hardening=='exp' else {} # looking at values waits for the device
-    exact = make_loss(cfg.method, cfg.beta, **how, **sure)
+    exact = make_loss(cfg.method, cfg.beta, validate=False, **how) # a look at values would wait for the device
     if cfg.k: return make_loss(cfg.method, cfg.beta, k=cfg.k, generator=(rng or {}).get('negatives'), **how), exact
     if rank_and_size()[1]==1: return exact, exact
     exactly = [k for k,e in methods.items() if e.general]
@@ -148,11 +147,12 @@ def build_run(
     loss_fn, exact = build_losses(cfg, rng)
     judge = {'val': (data.test_x, data.test_y)} if cfg.val>0 else {}
     last = {} if full is None else {'test': (full.test_x, full.test_y)}
-    record = recorder(enc, data, exact, bound=build_bound(cfg, data), amp=cfg.amp, gather=gather_shares if size>1 else None,
-        parts=lambda step: judge|last if step==cfg.steps else judge)
+    how = dict(bound=build_bound(cfg, data), amp=cfg.amp, gather=gather_shares if size>1 else None)
+    record = recorder(enc, data, exact, parts=lambda step: judge|last if step==cfg.steps else judge, **how)
     return SimpleNamespace(enc=enc, opt=build_optimiser(cfg, enc), rng=rng, model=_model(cfg, enc), loss_fn=loss_fn,
         batches=partial(build_batches, cfg, data, rng), options=dict(record=record, **_options(cfg)))
 
+# %% ../../nbs/61_build.ipynb #b53207b7
 def _options(cfg):
     "How `train` goes."
     rise = schedule(cfg.beta_schedule, cfg.steps)

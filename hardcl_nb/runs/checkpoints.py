@@ -44,6 +44,7 @@ def replacing(
             os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
+# %% ../../nbs/59_checkpoints.ipynb #bed22532
 def write_text(
     path:str|Path, # Where to
     text:str       # What
@@ -66,6 +67,7 @@ def alone(
             try: out.rmdir()
             except OSError: pass # not empty
 
+# %% ../../nbs/59_checkpoints.ipynb #dfdfcf4f
 def _lock(out):
     "A file descriptor that holds the lock; None where there is none to be had."
     need(not out.exists() or out.is_dir(), 'out', f'{out}, a file', 'a folder')

@@ -154,7 +154,7 @@ def write_diagnosis(
     overwrite:bool=False     # Replace a diagnosis that is there?
 ) -> Path: # The page
     "Write diagnosis.html, .txt, .json and diagnosis_spectrum.csv into a folder."
-    from hardcl_nb.runs.storage import write_text
+    from hardcl_nb.runs.checkpoints import write_text
     out = _check_out(out, overwrite)
     rows = [f'{k.replace(" ", "_")},{i+1},{v!r}' for k,vs in _curves(dx).items() for i,v in enumerate(vs)]
     texts = {'.html': html_report(dx, title), '.txt': text_report(dx)+'\n',

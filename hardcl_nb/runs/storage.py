@@ -185,7 +185,8 @@ def _check_sets(found):
         name, digest = data_name(s['data']), s['data_digest']
         first, known, where = sets.setdefault(name, (s['data'], digest, folder))
         same = digest==known if digest and known else s['data']==first # a file that has moved is the same by its digest
-        need(same, 'data', f"{first} in {where} and {s['data']}, which differs, in {folder}", f'one data set of the name {name}')
+        got = f"{first} in {where} and {s['data']}, which differs, in {folder}"
+        need(same, 'data', got, f'one data set of the name {name}')
 
 def _check_twins(found, keys):
     "Refuse two runs that nothing tells apart."

@@ -22,11 +22,12 @@ def batch_floor(
     alpha:float=1.,        # InfoNCE's constant, > 0
     q:float=1.,            # InfoNCE's weight of the negatives, > 0
     tau:float=1.           # Temperature: similarities are inner products / τ
-) -> float: # Σ_c w_c H_c(-C/(C-1)) for τ = 1; the loss at Neural Collapse, unless hard UCL wants less
+) -> float: # Σ_c w_c H_c(-C/(C-1)) for τ = 1, in nats
     "What a batch with these label counts contributes to the least mean loss over batches."
     counts = [check_count(m, 'counts', 0) for m in counts]
     C, n = check_count(len(counts), 'counts', 2), sum(counts)
-    for x,arg in [(alpha, 'alpha'), (q, 'q'), (tau, 'tau')]: check_number(x, arg, low=0, strict=True)
+    for x,arg in [(alpha, 'alpha'), (q, 'q'), (tau, 'tau')]:
+        check_number(x, arg, low=0, strict=True)
     check_number(beta, 'beta', low=0)
     check_choice(supervised, 'supervised', (True, False))
     pairs = [m for m in counts if m>1]
@@ -41,7 +42,7 @@ def batch_floor(
 
 # %% ../../nbs/14_batching.ipynb #9687d45a
 def batching_bound(
-    y:Tensor,              # Labels of batches from an exchangeable law, (B, n), integers from 0 to C-1
+    y:Tensor,              # Labels of batches from an exchangeable law, (B, n), from 0 to C-1
     num_classes:int,       # C, >= 2
     **options              # As for `batch_floor`
 ) -> float: # The mean of `batch_floor`: for (H)SCL `scl_bound`, whatever the labels are

@@ -105,9 +105,10 @@ def hucl_bound(
 ) -> float: # The least HUCL loss; at β = 0 the least UCL loss
     """The least exact HUCL loss (InfoNCE, k -> ∞, exponential hardening) in the unit ball, in nats.
 
-    `per_class=None`: of a world of C balanced classes whose mean positive is the class mean; `per_class=m`: of every
-    batch with m rows of each class. Attained in the ball iff d >= C-1. A class or row number below 2, β or α below 0,
-    q or τ not above 0 are refused. Jiang et al. (2023) leave it open; the proof is on this page of the course.
+    `per_class=None`: of a world of C balanced classes whose mean positive is the class mean;
+    `per_class=m`: of every batch with m rows of each class. Attained in the ball iff d >= C-1.
+    Fewer than two classes or rows, a β or α below 0, a q or τ that is not above 0 are refused.
+    Jiang et al. (2023) leave the case open; the proof is on this page of the course.
 
     >>> round(hardcl_nb.hucl_bound(10, 5.), 6)
     0.598069
@@ -150,7 +151,7 @@ def hucl_counts_bound(
     tau:float=1.    # Temperature: similarities are inner products / τ
 ) -> float: # Equal counts: `hucl_bound`. Unequal counts: not always attained
     "A lower bound of the exact HUCL loss of every batch with these label counts, in the unit ball."
-    check_number(alpha, 'alpha', low=0); check_number(beta, 'beta', low=0)
+    for x,arg in [(alpha, 'alpha'), (beta, 'beta')]: check_number(x, arg, low=0)
     for x,arg in [(q, 'q'), (tau, 'tau')]: check_number(x, arg, low=0, strict=True)
     counts = [check_count(m, 'counts') for m in counts]
     sizes = sorted({m for m in counts if m>1})
@@ -181,12 +182,12 @@ def _counts_bound(counts, sizes, b, alpha, q, tau):
 def hucl_mean_bound(
     num_classes:int,   # C, >= 2
     beta:float,        # Hardness of the exponential hardening, >= 0
-    psi:Callable|None=None, # Price ψ, (..., 1) -> (...), non-decreasing and convex; InfoNCE() if None
+    psi:Callable|None=None, # Price ψ, (..., 1) -> (...), convex, non-decreasing; InfoNCE()
     *,
     per_class:int|None=None, # Rows per class of a balanced batch, >= 2; None: the limit
     tau:float=1.       # Temperature: similarities are inner products / τ
 ) -> float: # The least of (1-p)ψ(0) + pψ(v) over -C/((C-1)τ) <= v <= 0
-    "Least HUCL loss in the unit ball for one negative per pair, or a price that is a mean over negatives."
+    "Least HUCL loss in the unit ball for k = 1, or a price that is a mean over negatives."
     M,b = _args(num_classes, beta, per_class, tau=tau)
     psi = _price(psi, 1)
     one = lambda v: float(psi(torch.tensor([v], dtype=torch.float64)))

@@ -130,11 +130,11 @@ def _world(num_classes, dim, out_dim, noise, seed):
 
 # %% ../../nbs/50_data.ipynb #95cdd55d
 def bayes_accuracy(
-    noise:float=.7,       # As in `latent_world`, and so are the others
-    num_classes:int=100,
-    dim:int=64,
-    out_dim:int=128,
-    seed:int=0,
+    noise:float=.7,       # Standard deviation within a class, as in `latent_world`
+    num_classes:int=100,  # C
+    dim:int=64,           # Dimension of the latent space
+    out_dim:int=128,      # Dimension of the observations
+    seed:int=0,           # Seed of the world
     samples:int=200       # Points drawn of each class
 ) -> float: # In [0, 1], up to the error of that many draws
     "Accuracy of the best possible classifier of a latent world with equally frequent classes: the nearest true centre."

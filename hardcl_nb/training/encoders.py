@@ -31,8 +31,7 @@ def normalise(
     check_embeddings(u, 'u', finite=False)
     if norm=='none': return u
     length = torch.linalg.vector_norm(u, dim=1, keepdim=True)
-    if norm=='ball': return u/length.clamp(min=1)
-    return u/length.clamp(min=torch.finfo(u.dtype).tiny)
+    return u/length.clamp(min=1 if norm=='ball' else torch.finfo(u.dtype).tiny)
 
 # %% ../../nbs/54_encoders.ipynb #f85f5a2c
 @contextmanager
@@ -55,8 +54,7 @@ class Encoder(nn.Module):
         self.net,self.norm = net,check_choice(norm, 'norm', norms)
     def forward(self, x:Tensor) -> Tensor:
         u = self.net(x)
-        half = u.dtype in (torch.bfloat16, torch.float16) # lengths need more than 8 bits
-        return normalise(u.float() if half else u, self.norm)
+        return normalise(u.float() if u.dtype.itemsize<4 else u, self.norm) # lengths need more than 8 bits
     def extra_repr(self) -> str: return f'norm={self.norm!r}'
 
 # %% ../../nbs/54_encoders.ipynb #7f490ca2
@@ -198,15 +196,17 @@ def embed(
     amp:bool=False,           # Compute in bfloat16 where that is safe?
     gather:Callable|None=None # gather(f, x): f of all rows of x, which processes share; f(x) if None
 ) -> Tensor: # Embeddings, (n, d), float32 or wider
-    "Embeddings in evaluation mode, without gradients; the encoder's mode is restored."
-    was,size = encoder.training, check_count(batch_size or (512 if x.ndim>2 else 4096), 'batch_size')
+    "Embeddings in evaluation mode, without gradients; then each part is in the mode that it was in."
+    on = [m for m in encoder.modules() if m.training] # a part may be frozen in evaluation mode
+    size = check_count(batch_size or (512 if x.ndim>2 else 4096), 'batch_size')
     def rows(part):
         z = torch.cat([encoder(b) for b in part.split(size)])
         return z.float() if z.dtype.itemsize<4 else z
     encoder.eval()
     try:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=amp): return gather(rows, x) if gather else rows(x)
-    finally: encoder.train(was)
+    finally:
+        for m in on: m.training = True
 
 # %% ../../nbs/54_encoders.ipynb #251a8ae2
 def near_nc(
