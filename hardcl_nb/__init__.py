@@ -1,6 +1,7 @@
 """Hard negatives in contrastive learning: the theory, the geometry, the losses, the training loops.
 
-The names that most people need stand here (`dir(hardcl_nb)`, or the stub `__init__.pyi`); each is imported when it is first used.
+The names that most people need stand here (see `dir(hardcl_nb)`, or the stub `__init__.pyi`); each is imported
+when it is first used.
 """
 import lazy_loader
 

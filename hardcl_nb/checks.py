@@ -73,7 +73,8 @@ def check_choice(
     choices:tuple|list    # Allowed values
 ) -> Any: # The same value
     "Check that `x` is one of `choices`."
-    ok = any(isinstance(x, type(c)) and isinstance(x, bool)==isinstance(c, bool) and x==c for c in choices) # True is not 1
+    same = lambda c: isinstance(x, type(c)) and isinstance(x, bool)==isinstance(c, bool) and x==c # True is not 1
+    ok = any(map(same, choices))
     if not ok: need(False, arg, repr(x), 'one of '+', '.join(map(str, choices)))
     return x
 
@@ -92,7 +93,8 @@ def check_embeddings(
     floats = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
     need(z.dtype in floats, arg, f'dtype {z.dtype}', 'floating-point embeddings of 16, 32 or 64 bits', TypeError)
     need(z.layout==torch.strided, arg, f'a tensor of layout {z.layout}', 'a dense tensor', TypeError)
-    need(z.shape[0]>=min_rows and z.shape[1]>=1, arg, f'shape {tuple(z.shape)}', f'at least {min_rows} row(s) and 1 column')
+    large = z.shape[0]>=min_rows and z.shape[1]>=1
+    need(large, arg, f'shape {tuple(z.shape)}', f'at least {min_rows} row(s) and 1 column')
     if finite:
         bad = z.shape[0]-int(torch.isfinite(z.detach()).all(1).sum())
         need(not bad, arg, f'{bad} of {z.shape[0]} rows with NaN or inf', 'finite embeddings')
@@ -105,7 +107,8 @@ def _check_lengths(z, arg):
     wide = torch.float64 if z.dtype==torch.float64 else torch.float32
     limit = torch.finfo(wide).max**.5
     long = int((torch.linalg.vector_norm(z, dim=1, dtype=wide)>=limit).sum())
-    need(not long, arg, f'{long} of {len(z)} rows that are longer', f'rows of length below {limit:.1e}, whose inner products are numbers')
+    short = f'rows of length below {limit:.1e}, whose inner products are numbers'
+    need(not long, arg, f'{long} of {len(z)} rows that are longer', short)
 
 # %% ../nbs/00_notation.ipynb #39663d26
 def check_labels(
@@ -139,7 +142,8 @@ class _Watched:
         except Exception as e:
             self.error = e
             raise
-        if self.result is None or self.result is ...: raise NotYet(f'{self.call} returned {self.result}: is the stub filled in?')
+        if self.result is None or self.result is ...:
+            raise NotYet(f'{self.call} returned {self.result}: is the stub filled in?')
         return self.result
 
 # %% ../nbs/00_notation.ipynb #8b7f3082
@@ -222,7 +226,8 @@ def progress(
     done, out = (folder/_course).read_text(encoding='utf-8').split(), {}
     for p in sorted(folder.glob('[0-9]*.ipynb')):
         cells = json.loads(p.read_text(encoding='utf-8'))['cells']
-        names = re.findall(r'^def check_(\w+)\(', '\n'.join(''.join(c['source']) for c in cells if c['cell_type']=='code'), re.M)
+        code = '\n'.join(''.join(c['source']) for c in cells if c['cell_type']=='code')
+        names = re.findall(r'^def check_(\w+)\(', code, re.M)
         out[p.stem] = [k for k in names if k in done], [k for k in names if k not in done]
     return out
 
@@ -236,6 +241,7 @@ def hardcl_progress(
     try: pages = progress(words[0] if words else 'work')
     except Refused as e: sys.exit(f'hardcl_progress: error: {e}')
     for name,(done,rest) in pages.items():
-        if done or rest: print(f"{name:18} {len(done)} of {len(done)+len(rest)}"+(f"   next: {rest[0]}" if done and rest else ''))
+        then = f'   next: {rest[0]}' if done and rest else ''
+        if done or rest: print(f'{name:18} {len(done)} of {len(done)+len(rest)}{then}')
     total = sum(len(d) for d,_ in pages.values())
     print(f'{total} of {total+sum(len(r) for _,r in pages.values())} exercises done')

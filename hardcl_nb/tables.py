@@ -109,7 +109,7 @@ hardenings = Table('hardening', 'theory')
 hardenings.add('exp', 'hardcl_nb.theory.hardening:Exponential', label='exp(βs)')
 hardenings.add('power', 'hardcl_nb.theory.hardening:Polynomial', label='(1 + s)^β')
 hardenings.add('soft', 'hardcl_nb.losses.methods:soft', label='σ(βs)')
-hardenings.add('threshold', 'hardcl_nb.losses.methods:threshold', label='s >= β - 1')
+hardenings.add('threshold', 'hardcl_nb.losses.methods:threshold', label='s >= (β-1)/(β+1)')
 hardenings.add('top', 'hardcl_nb.losses.methods:top', label='the hardest 1/(1+β)')
 
 # %% ../nbs/19_tables.ipynb #b3c2b0df

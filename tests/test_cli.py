@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-def sh(mod, *args, cwd=None): return subprocess.run([sys.executable, '-m', f'hardcl_nb.{mod}', *args], capture_output=True, text=True, cwd=cwd)
+def sh(mod, *args, cwd=None): return subprocess.run([sys.executable, '-m', f'hardcl_nb.runs.{mod}', *args], capture_output=True, text=True, cwd=cwd)
 
 @pytest.mark.parametrize('args, says', [
-    ('--methods scl,foo', "method: expected one of scl, hscl, ucl, hucl, got 'foo'"),
+    ('--methods scl,foo', "method: expected one of scl, hscl, ucl, hucl, supcon, ntxent, sampled, got 'foo'"),
     ('--data digits,mnist', "data: expected one of digits, latent100, cifar10, cifar100, stl10, tinyimagenet, an .npz file or a folder of class folders, got 'mnist'"),
     ('--data digits --augment simclr', 'augment: expected none for a data set without images, got simclr'),
     ('--hardness 3', 'unrecognized arguments: --hardness 3'),
@@ -102,6 +102,41 @@ def test_sigterm_to_a_comparison_saves_its_runs(tmp_path):
     assert p.returncode==143 and '--resume goes on' in err, err
     steps = [json.loads(safe_open(str(tmp_path/n/'checkpoint.safetensors'), 'pt').metadata()['run'])['step'] for n in names]
     assert all(s>=20 for s in steps)
+
+def test_workers_end_with_the_program_that_was_killed(tmp_path):
+    args = [sys.executable, '-m', 'hardcl_nb.runs.compare', '--methods', 'scl', '--steps', '100000', '--eval_every', '20', '--workers', '1', '--out', 'c']
+    p = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
+    folder = tmp_path/'c/runs/digits-scl-b0-ball-s0'
+    def wait(what):
+        for _ in range(1200):
+            if what(): return True
+            time.sleep(.1)
+    assert wait((folder/'checkpoint.safetensors').exists) and (folder/'.lock').exists()
+    p.kill(); p.wait()
+    assert wait(lambda: not (folder/'.lock').exists()) # the run has saved itself and left
+    before = (folder/'metrics.csv').read_bytes()
+    time.sleep(1)
+    assert (folder/'metrics.csv').read_bytes()==before
+
+def test_any_setting_may_be_a_list(tmp_path):
+    small = ['--steps', '2', '--eval_every', '2', '--workers', '1', '--out', 'c']
+    r = sh('compare', *small, '--methods', 'scl', '--tau', '.5,1', '--alpha', '0,1', cwd=tmp_path)
+    assert r.returncode==0 and '4 runs' in r.stdout and r.stdout.splitlines()[0].split()[:7]==['data', 'norm', 'method', 'β', 'tau', 'alpha', 'seeds'], r.stderr
+    names = {f'digits-scl-b0-ball-s0-tau{t}-alpha{a}' for t in ('0.5', '1') for a in (0, 1)}
+    assert {p.name for p in (tmp_path/'c/runs').iterdir()}==names
+    (tmp_path/f'c/runs/{min(names)}/checkpoint.safetensors').unlink()
+    r = sh('compare', *small, '--methods', 'scl', '--tau', '.5', '--alpha', '0', '--resume', cwd=tmp_path)
+    assert r.returncode==2 and r.stderr.count('\n')==1 and 'the checkpoint to go on from, or overwrite' in r.stderr, r.stderr
+
+def test_a_run_that_is_left_out_is_named(tmp_path):
+    small = ['--eval_every', '1', '--workers', '1', '--methods', 'scl', '--out', 'c']
+    assert sh('compare', *small, '--steps', '2', cwd=tmp_path).returncode==0
+    half = tmp_path/'c/runs/digits-scl-b0-ball-s1'
+    half.mkdir()
+    config = json.loads((tmp_path/'c/runs/digits-scl-b0-ball-s0/config.json').read_text())
+    (half/'config.json').write_text(json.dumps({**config, 'config': {**config['config'], 'seed': 1}}))
+    r = sh('compare', *small, '--steps', '2', '--resume', cwd=tmp_path)
+    assert r.returncode==0 and 'left out: c/runs/digits-scl-b0-ball-s1, unfinished at step 0 of 2' in r.stderr and '1 run;' in r.stdout, r.stderr
 
 def test_overlay_shows_runs_from_elsewhere(tmp_path):
     small = ['--steps', '4', '--eval_every', '2', '--workers', '1']

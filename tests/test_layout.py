@@ -83,7 +83,7 @@ def test_needs_lead_back(p):
 def test_modules_are_short(p):
     lines = p.read_text(encoding='utf-8').splitlines()
     assert len(lines)<=250 or name_of(p)=='losses.kernel', len(lines) # a Triton kernel cannot call what another module holds
-    assert not [l for l in lines if len(l)>120 and not l.startswith('__all__')]
+    assert not [l for l in lines[1:] if len(l)>120 and not l.startswith('__all__')] # the first is the page's subtitle
 
 @each
 def test_imports_stand_alone(p):

@@ -3,8 +3,9 @@ import json, math, os, resource, signal, subprocess, sys
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from hardcl_nb.runs.config import RunConfig, run_name
-from hardcl_nb.training.data import load_data
-from hardcl_nb.training.images import ImageData, save_npz
+from hardcl_nb.training.data import Data
+from hardcl_nb.training.datasets import load_dataset
+from hardcl_nb.training.images import save_npz
 from hardcl_nb.training.processes import Interrupted
 from hardcl_nb.runs.checkpoints import load_checkpoint, save_checkpoint
 from hardcl_nb.runs.storage import read_csv, write_csv
@@ -33,17 +34,27 @@ def test_resume_gives_the_same_bytes(tmp_path, stop):
 
 def test_resume_of_a_run_that_never_reached_a_checkpoint_starts_it(tmp_path):
     cfg = RunConfig(method='scl', steps=5, eval_every=5)
-    run(cfg, tmp_path/'a')
+    def halt(rec): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): run(cfg, tmp_path/'a', on_record=halt)
     (tmp_path/'a/checkpoint.safetensors').unlink()
     rows = run(cfg, tmp_path/'a', resume=True)
     assert [r['step'] for r in rows]==[0, 5]
 
+def test_a_finished_run_without_its_checkpoint_is_not_trained_again(tmp_path):
+    cfg = RunConfig(method='scl', steps=5, eval_every=5)
+    run(cfg, tmp_path)
+    (tmp_path/'checkpoint.safetensors').unlink()
+    before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match='expected the checkpoint to go on from, or overwrite, got none, while metrics.csv has 2 rows'): run(cfg, tmp_path, resume=True)
+    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()}==before
+    assert [r['step'] for r in run(cfg, tmp_path, overwrite=True)]==[0, 5]
+
 @pytest.fixture(scope='session')
 def pics(tmp_path_factory):
     "The digits as 8x8 pictures in an npz file."
-    d = load_data('digits'); x = lambda v: (v*255).byte().view(-1, 1, 8, 8)
+    d = load_dataset('digits'); x = lambda v: (v*255).byte().view(-1, 1, 8, 8)
     p = tmp_path_factory.mktemp('pics')/'pics.npz'
-    save_npz(ImageData('pics', x(d.train_x), d.train_y, x(d.test_x), d.test_y, 10), p)
+    save_npz(Data('pics', x(d.train_x), d.train_y, x(d.test_x), d.test_y, 10), p)
     return str(p)
 
 @pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])
@@ -65,6 +76,43 @@ def test_a_signal_between_evaluations_leaves_the_same_bytes(tmp_path, pics, kw, 
         monkeypatch.undo()
     run(cfg, tmp_path/'b', resume=True)
     for f in ('metrics.csv', 'spectrum.csv', 'checkpoint.safetensors'): assert (tmp_path/'a'/f).read_bytes()==(tmp_path/'b'/f).read_bytes(), f
+
+def test_a_signal_while_the_last_step_is_judged_leaves_a_whole_run(tmp_path):
+    cfg = RunConfig(steps=4, eval_every=2)
+    run(cfg, tmp_path/'a')
+    with pytest.raises(Interrupted, match='after step 4'): run(cfg, tmp_path/'b', on_record=lambda r: signal.raise_signal(signal.SIGINT) if r['step']==4 else None)
+    for f in ('metrics.csv', 'spectrum.csv', 'checkpoint.safetensors'): assert (tmp_path/'a'/f).read_bytes()==(tmp_path/'b'/f).read_bytes(), f
+    with pytest.raises(Interrupted, match='after step 4'): run(cfg, tmp_path/'b', resume=True, on_step=lambda *a: signal.raise_signal(signal.SIGTERM)) # nothing is left to do
+    assert [r['step'] for r in run(cfg, tmp_path/'b', resume=True)]==[0, 2, 4]
+
+@pytest.mark.parametrize('file', ['metrics.csv', 'spectrum.csv'])
+def test_altered_or_lost_rows_are_found_before_going_on(tmp_path, file):
+    cfg = RunConfig(steps=4, eval_every=2)
+    run(cfg, tmp_path)
+    text = (tmp_path/file).read_text()
+    lines = text.splitlines(keepends=True)
+    digit = next(c for c in reversed(text) if c.isdigit())
+    for bad in (''.join(lines[:-1]), text[::-1].replace(digit, str((int(digit)+1)%10), 1)[::-1]):
+        (tmp_path/file).write_text(bad)
+        with pytest.raises(ValueError, match=f'{file}: expected the rows up to step 4 that the checkpoint knows'): run(cfg, tmp_path, resume=True)
+        assert (tmp_path/file).read_text()==bad
+
+def test_names_that_look_like_numbers_stay_names(tmp_path):
+    folder = tmp_path/'1e5.npz'
+    rows = run(RunConfig(data=npz(folder, 0), arch='mlp', steps=1, eval_every=1, batch_size=16), tmp_path/'a')
+    assert {r['data'] for r in rows}=={'1e5'}
+
+def test_no_folder_is_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="out: expected the name of a folder, got ''"): run(RunConfig(steps=1), '')
+    assert not list(tmp_path.iterdir())
+
+def test_the_constant_of_the_loss_is_part_of_loss_and_bound(tmp_path):
+    "The gap is measured against the bound of the same constant, temperature and hardness; it is never negative."
+    for kw in (dict(alpha=0.), dict(tau=.5), dict(method='ucl', alpha=2.), dict(method='hucl', beta=5.)):
+        rows = run(RunConfig(steps=2, eval_every=2, **kw), tmp_path/'a', overwrite=True)
+        assert all(r['gap']>=-1e-6 for r in rows), kw
+    assert rows[-1]['loss']>run(RunConfig(method='hucl', beta=5., alpha=0., steps=2, eval_every=2), tmp_path/'b')[-1]['loss']
 
 def test_signals_are_handled_as_before_after_a_run(tmp_path):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
@@ -175,7 +223,7 @@ def test_files_of_others_are_not_deleted(tmp_path):
 def test_one_process_at_a_time(tmp_path):
     fcntl = pytest.importorskip('fcntl')
     run(RunConfig(steps=2, eval_every=2), tmp_path)
-    fd = os.open(tmp_path, os.O_RDONLY); fcntl.flock(fd, fcntl.LOCK_EX)
+    fd = os.open(tmp_path/'.lock', os.O_RDWR|os.O_CREAT); fcntl.flock(fd, fcntl.LOCK_EX)
     with pytest.raises(ValueError, match='where a run is going on'): run(RunConfig(steps=2, eval_every=2), tmp_path, resume=True)
     os.close(fd)
     run(RunConfig(steps=2, eval_every=2), tmp_path, resume=True)

@@ -32,8 +32,7 @@ def _tilted_lse(s, drop, beta, detach):
     "A_i = log Σ_j w_ij exp(s_ij) over the entries that are not `drop`ped, (n, 1); w = softmax of β s over them."
     with torch.no_grad(): m = s.masked_fill(drop, -math.inf).amax(1, keepdim=True)
     u = s-m
-    with torch.set_grad_enabled(torch.is_grad_enabled() and not detach):
-        log_w = (beta*u).masked_fill_(drop, -math.inf).log_softmax(1)
+    log_w = (beta*(u.detach() if detach else u)).masked_fill_(drop, -math.inf).log_softmax(1)
     if detach or beta==0: return m+(u+log_w).logsumexp(1, keepdim=True)
     with torch.no_grad(): a = (u+log_w).logsumexp(1, keepdim=True)
     e = torch.expm1((u-a).masked_fill(drop, 0.))
@@ -149,7 +148,7 @@ def check_weight(
     need(fits, 'weight', f'shape {tuple(weight.shape)} on {weight.device}', f'{n} weights on {z.device}')
     w = torch.where(has, weight.detach().to(dtype), 0.)
     if not validate: return w
-    lo, hi, top = (float(x) for x in (weight.min(), weight.max(), w.max()))
+    lo, hi, top = (float(x) for x in (*weight.detach().aminmax(), w.max()))
     need(lo>=0 and hi<math.inf and top>0, 'weight', f'{lo:g} to {hi:g}', 'finite weights >= 0, that of an anchor > 0')
     need(1e-30<=top<=1e30, 'weight', f'{top:g}', 'a largest weight of 1e-30 to 1e30, whose sums float32 can hold')
     return w

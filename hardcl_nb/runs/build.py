@@ -17,7 +17,7 @@ from torch import nn
 from ..checks import need
 from ..losses.distributed import distributed_loss
 from ..losses.methods import make_loss
-from .config import RunConfig
+from .config import RunConfig, loss_options
 from ..tables import find, methods
 from ..training.augment import make_augment
 from ..training.batches import batches
@@ -113,15 +113,14 @@ def build_losses(
     rng:dict[str, torch.Generator]|None=None # From `build_generators`
 ) -> tuple[Callable, Callable]: # Called as loss(z, y, beta=...): of a step; of the probe, exact
     "The losses of a run."
-    rng, how = rng or {}, dict(hardening=cfg.hardening, tau=cfg.tau)
-    exact = make_loss(cfg.method, cfg.beta, detach=not cfg.attached, validate=False, **how)
-    if cfg.k: return make_loss(cfg.method, cfg.beta, k=cfg.k, generator=rng.get('negatives'), **how), exact
+    facts, how = methods.facts(cfg.method), dict(hardening=cfg.hardening, **loss_options(cfg))
+    exact = make_loss(cfg.method, cfg.beta, validate=False, **how) # a look at values would wait for the device
+    if cfg.k: return make_loss(cfg.method, cfg.beta, k=cfg.k, generator=(rng or {}).get('negatives'), **how), exact
     if rank_and_size()[1]==1: return exact, exact
-    facts = methods.facts(cfg.method)
     exactly = [k for k,e in methods.items() if e.general]
     need(facts.general, 'method', cfg.method, f"one of {', '.join(exactly)} across processes")
     need(cfg.hardening=='exp', 'hardening', cfg.hardening, 'exp across processes')
-    how = dict(beta=cfg.beta, supervised=facts.supervised, tau=cfg.tau, detach=not cfg.attached, validate=False)
+    how = dict(beta=cfg.beta, supervised=facts.supervised, validate=False, **loss_options(cfg))
     return partial(distributed_loss, **how), exact
 
 def build_bound(
@@ -132,7 +131,7 @@ def build_bound(
     facts, y = methods.facts(cfg.method), data.train_y[probe_subset(data)].cpu()
     if facts.bound is None or cfg.norm=='none': return math.nan
     beta = cfg.beta if cfg.hardening=='exp' else 0. # hardening never lowers the least loss
-    return find(facts.bound)(y, supervised=facts.supervised, beta=beta, tau=cfg.tau)
+    return find(facts.bound)(y, supervised=facts.supervised, beta=beta, alpha=cfg.alpha, tau=cfg.tau)
 
 # %% ../../nbs/61_build.ipynb #604b7525
 def build_run(
@@ -148,11 +147,12 @@ def build_run(
     loss_fn, exact = build_losses(cfg, rng)
     judge = {'val': (data.test_x, data.test_y)} if cfg.val>0 else {}
     last = {} if full is None else {'test': (full.test_x, full.test_y)}
-    record = recorder(enc, data, exact, bound=build_bound(cfg, data), amp=cfg.amp, gather=gather_shares if size>1 else None,
-        parts=lambda step: judge|last if step==cfg.steps else judge)
+    how = dict(bound=build_bound(cfg, data), amp=cfg.amp, gather=gather_shares if size>1 else None)
+    record = recorder(enc, data, exact, parts=lambda step: judge|last if step==cfg.steps else judge, **how)
     return SimpleNamespace(enc=enc, opt=build_optimiser(cfg, enc), rng=rng, model=_model(cfg, enc), loss_fn=loss_fn,
         batches=partial(build_batches, cfg, data, rng), options=dict(record=record, **_options(cfg)))
 
+# %% ../../nbs/61_build.ipynb #b53207b7
 def _options(cfg):
     "How `train` goes."
     rise = schedule(cfg.beta_schedule, cfg.steps)

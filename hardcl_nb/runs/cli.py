@@ -51,7 +51,8 @@ def as_said(
     "What a word means, if it means something."
     words = [w.strip() for w in v.split(',')] if lists and isinstance(v, str) else []
     if words and all(words): v = words
-    if lists and kind is int and isinstance(v, list): v = [int(w) if isinstance(w, float) and w.is_integer() else w for w in v]
+    def whole(w): return int(w) if isinstance(w, float) and w.is_integer() else w
+    if lists and kind is int and isinstance(v, list): v = [whole(w) for w in v]
     if isinstance(v, (list, tuple)): return [as_said(w, kind) for w in v] if lists else v
     if not isinstance(v, str) or kind is str: return v
     try: return None if v=='none' else {'true': True, 'false': False}[v.lower()] if kind is bool else kind(v)
@@ -80,6 +81,7 @@ def _option(f, text, lists):
     shown = arg(help=text, help_behavior_hint=hint)
     return f.name, Annotated[object, spec, shown], field(default=_unsaid)
 
+# %% ../../nbs/65_cli.ipynb #7d571fb8
 def _comments(part):
     "The comments behind the fields of a dataclass."
     try:
@@ -109,7 +111,8 @@ def read_args(
 ) -> dict[str, Any]: # Name -> value of what was said
     "Read a command line; `--help` prints the help and leaves."
     import tyro
-    made = {p.__doc__: _group(p, p in lists, {*skip, *(f.name for q in parts[:i] for f in fields(q))}) for i,p in enumerate(parts)}
+    before = [{*skip, *(f.name for q in parts[:i] for f in fields(q))} for i in range(len(parts))]
+    made = {p.__doc__: _group(p, p in lists, names) for p,names in zip(parts, before)}
     inner = [(k.lower(), tyro.conf.OmitArgPrefixes[g], field(default_factory=g)) for k,g in made.items()]
     switches = [f.name for p in parts for f in fields(p) if kind_of(f)[0] is bool]
     off = {f'--no-{k}'.replace('_', '-'): [f'--{k}', 'false'] for k in switches}
@@ -171,25 +174,22 @@ class Progress:
         unit:str='step' # What it consists of
     ): self.name,self.unit,self.bar = name, unit, None
 
-    def __call__(self, n:int, total:int) -> None:
-        "So many units of the total are done."
+    def __call__(self, n:int, total:int, **facts:str) -> None:
+        "So many units of the total are done; what was found out stays beside the bar, or is a line."
         from tqdm import tqdm
         if self.bar is None:
             self.bar = tqdm(total=total, initial=n, desc=self.name, unit=self.unit, dynamic_ncols=True, disable=None)
             self.first,self.clock = n, time.perf_counter()
-        self.n,self.total = n, total
-        if not self.bar.disable: self.bar.update(n-self.bar.n)
+        self.total, text = total, ', '.join(f'{k} {v}' for k,v in facts.items())
+        if not self.bar.disable:
+            self.bar.update(n-self.bar.n)
+            if text: self.bar.set_postfix_str(text)
+        elif text: _say(f'{self.name}: {self.unit} {n} of {total}, {text}{self._left(n)}')
 
-    def note(self, **facts:str) -> None:
-        "What was found out: it stays beside the bar, or is a line."
-        text = ', '.join(f'{k} {v}' for k,v in facts.items())
-        if not self.bar.disable: self.bar.set_postfix_str(text)
-        else: _say(f'{self.name}: {self.unit} {self.n} of {self.total}, {text}{self._left()}')
-
-    def _left(self):
-        if not self.first<self.n<self.total: return ''
-        each = (time.perf_counter()-self.clock)/(self.n-self.first)
-        return f', {self.bar.format_interval(each*(self.total-self.n))} left'
+    def _left(self, n):
+        if not self.first<n<self.total: return ''
+        each = (time.perf_counter()-self.clock)/(n-self.first)
+        return f', {self.bar.format_interval(each*(self.total-n))} left'
 
     def close(self) -> None:
         if self.bar is not None: self.bar.close()
@@ -205,9 +205,7 @@ def _train(cfg, how):
     from hardcl_nb.runs.folder import run
     from hardcl_nb.runs.report import text_table
     show = Progress(run_name(cfg))
-    def on_record(rec):
-        show(rec['step'], show.total)
-        show.note(**_facts(rec))
+    def on_record(rec): show(rec['step'], show.total, **_facts(rec))
     places = dict(resume=how.resume, overwrite=how.overwrite, tensorboard=how.tensorboard)
     try: rows = run(cfg, how.out, on_record=on_record, on_step=show, **places)
     finally: show.close()

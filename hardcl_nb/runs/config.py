@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['parts', 'kinds', 'places', 'DataSettings', 'LossSettings', 'EncoderSettings', 'OptimiserSettings', 'MachineSettings',
-           'RunConfig', 'kind_of', 'check_type', 'check_types', 'choices', 'obstacles', 'run_name', 'data_name']
+           'RunConfig', 'kind_of', 'check_type', 'check_types', 'choices', 'loss_options', 'obstacles', 'run_name',
+           'data_name', 'grid']
 
 # %% ../../nbs/60_config.ipynb #23a761bf
 import math, os, sys
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 from ..checks import check_choice, check_count, check_number, need
@@ -39,6 +41,7 @@ class LossSettings:
     beta_schedule:str='constant' # How the hardness changes over the run; cosine goes to 0
     hardening:str='exp'          # What hardness does to the weight of a negative
     tau:float=1.                 # Temperature
+    alpha:float=1.               # InfoNCE's constant; 0 gives the decoupled loss
     attached:bool=False          # Let the gradient flow through the weights of the negatives too
     k:int|None=None              # Negatives drawn per positive pair; all of the batch, exactly, if not given
     positives:str='class'        # Samples of the anchor's class, or the other of two views of its image, label-free
@@ -95,11 +98,12 @@ class RunConfig(MachineSettings, OptimiserSettings, EncoderSettings, LossSetting
 parts = (DataSettings, LossSettings, EncoderSettings, OptimiserSettings, MachineSettings) # in the order of the help
 
 # %% ../../nbs/60_config.ipynb #5395c70e
+def _hard(method): return method in methods and methods.facts(method).hard
+
 def _complete(cfg):
     "Fill in defaults that depend on other settings; a whole number is a number too."
-    hard = cfg.method in methods and methods.facts(cfg.method).hard
     views = 2 if cfg.positives=='view' else 1
-    for k,v in dict(beta=5. if hard else 0., views=views).items():
+    for k,v in dict(beta=5. if _hard(cfg.method) else 0., views=views).items():
         if getattr(cfg, k) is None: object.__setattr__(cfg, k, v)
     for k,v in vars(cfg).items():
         if kinds[k] is float and type(v) is int and abs(v)<=sys.float_info.max: object.__setattr__(cfg, k, float(v))
@@ -116,6 +120,7 @@ def kind_of(
 
 kinds:dict[str, type] = {f.name: kind_of(f)[0] for p in parts for f in fields(p)}
 
+# %% ../../nbs/60_config.ipynb #0504b8af
 def check_type(
     v:Any,         # A value
     name:str,      # Name of the setting, for the message
@@ -145,9 +150,21 @@ def choices() -> dict[str, Sequence]: # Setting -> its names
         optimiser=('adam', 'adamw', 'sgd'), beta_schedule=shapes, lr_schedule=shapes)
 
 # %% ../../nbs/60_config.ipynb #6bee6308
-_low = dict(classes=2, image_size=1, k=1, dim=1, epochs=1, per_class=1, head=1, steps=1, eval_every=1, batch_size=2, seed=0, warmup=0)
-_high = dict(seed=2**63-1, dim=2**20, head=2**20, k=2**20, image_size=2**14, batch_size=2**31-1, lr=1e38, weight_decay=1e38)
+_low = dict(classes=2, image_size=1, k=1, dim=1, epochs=1, per_class=1, head=1, steps=1, eval_every=1, batch_size=2,
+    seed=0, warmup=0)
+_high = dict(seed=2**63-1, dim=2**20, head=2**20, k=2**20, image_size=2**14, batch_size=2**31-1, lr=1e38,
+    weight_decay=1e38)
 
+def _check_sizes(given):
+    "Refuse numbers that are out of range."
+    for k,low in _low.items():
+        if k in given: check_count(given[k], k, low)
+    for k in ('lr', 'tau', 'clip'):
+        if k in given: check_number(given[k], k, 0, strict=True)
+    for k in ('beta', 'alpha', 'weight_decay', 'val'): check_number(given[k], k, 0, .9 if k=='val' else math.inf)
+    for k,high in _high.items(): need(k not in given or given[k]<=high, k, given.get(k), f'at most {high}')
+
+# %% ../../nbs/60_config.ipynb #2bba92eb
 def _check(cfg):
     "Refuse settings that cannot work."
     from hardcl_nb.losses.methods import make_loss
@@ -155,17 +172,18 @@ def _check(cfg):
     _check_data(cfg.data)
     for k,names in choices().items():
         if k!='data': check_choice(given[k], k, tuple(names))
-    for k,low in _low.items():
-        if k in given: check_count(given[k], k, low)
-    for k in ('lr', 'tau', 'clip'):
-        if k in given: check_number(given[k], k, 0, strict=True)
-    for k,most in dict(beta=math.inf, weight_decay=math.inf, val=.9).items(): check_number(given[k], k, 0, most)
-    for k,high in _high.items(): need(k not in given or given[k]<=high, k, given.get(k), f'at most {high}')
+    _check_sizes(given)
     need(cfg.positives=='class' or cfg.views==2, 'views', cfg.views, '2 where positives=view')
     need(cfg.views==1 or cfg.augment!='none', 'augment', 'none', 'light or simclr where there are two views')
     alone = cfg.k is None or not cfg.attached
     need(alone, 'attached', 'attached together with k', 'one of the two: draws have no gradient')
-    make_loss(cfg.method, cfg.beta, k=cfg.k, hardening=cfg.hardening)
+    make_loss(cfg.method, cfg.beta, k=cfg.k, hardening=cfg.hardening, **loss_options(cfg))
+
+def loss_options(
+    cfg:RunConfig # Settings
+) -> dict: # For `make_loss`
+    "The options of the loss."
+    return dict(tau=cfg.tau, alpha=cfg.alpha, detach=not cfg.attached)
 
 def _check_data(data):
     "Refuse what is neither a known name nor a place."
@@ -205,3 +223,26 @@ def _plain(v):
     "A value as part of a name."
     text = f'{v:g}' if isinstance(v, float) else str(v)
     return ''.join(c if c.isalnum() or c in '._+' else '_' for c in text)
+
+# %% ../../nbs/60_config.ipynb #9c0cc566
+def grid(
+    data:Sequence[str],     # Data sets
+    methods:Sequence[str],  # Methods
+    betas:Sequence[float],  # Hardnesses
+    norms:Sequence[str],    # Normalisations
+    seeds:Sequence[int],    # Seeds
+    **settings              # Other settings of `RunConfig`: a value, the same for all runs, or a list of values
+) -> list[RunConfig]: # One for each run
+    "The runs of a comparison; each one different from all others."
+    swept = {k: list(v) for k,v in settings.items() if isinstance(v, (list, tuple))}
+    for k in swept: need(k not in places, k, 'several values', 'one value: it does not change the numbers')
+    one = {k: v for k,v in settings.items() if k not in swept}
+    hard = [m for m in methods if _hard(m)]
+    def stood_for(m, b): return m in hard and b==0 and m[1:] in methods # by the easy method
+    pairs = [(m, b) for m in methods for b in (betas if m in hard else (0.,)) if not stood_for(m, b)]
+    need(pairs, 'betas', betas, f'a hardness > 0 for {methods}')
+    cfgs = []
+    for d,n,(m,b),v,s in product(data, norms, pairs, product(*swept.values()), seeds):
+        more = {k: x for k,x in {**one, **dict(zip(swept, v))}.items() if m in hard or k!='hardening'}
+        cfgs.append(RunConfig(data=d, method=m, beta=float(b), norm=n, seed=s, **more))
+    return list(dict.fromkeys(cfgs)) # what has no hardness has no hardening either

@@ -9,14 +9,15 @@ __all__ = ['run', 'load_run']
 import math, warnings
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from torch import distributed as dist
 from ..checks import need
 from .build import build_data, build_encoder, build_optimiser, build_run, data_digest
-from .checkpoints import load_checkpoint, read_checkpoint, save_checkpoint
+from .checkpoints import alone, load_checkpoint, read_checkpoint, save_checkpoint
 from .config import RunConfig, data_name, obstacles, places
-from .storage import Log, alone, read_csv, store, stored
+from .storage import Log, read_csv, store, stored
 from ..training.loop import train
 from ..training.processes import Interrupted, interruptible, on_first, pick_device, processes, rank_and_size
 
@@ -119,17 +120,17 @@ def run(
     [0, 1, 2]
     """
     need(str(out)!='', 'out', repr(out), 'the name of a folder')
-    out = Path(out)
+    out, writer = Path(out), _writer() if tensorboard else None
     with processes(cfg.device) as device, alone(out):
         r = _assemble(cfg, out, device, resume, overwrite)
-        r.board = _board(out, r.start) if tensorboard and rank_and_size()[0]==0 else None
+        r.board = writer(str(out/'tensorboard'), purge_step=r.start) if writer and rank_and_size()[0]==0 else None
         with interruptible() as stop: _steps(r, stop, on_record or _nothing, on_step or _nothing)
         del r # DDP must go before its processes part
     return read_csv(out/'metrics.csv')
 
+# %% ../../nbs/63_folder.ipynb #cd1358ac
 def _nothing(*args): pass
 
-# %% ../../nbs/63_folder.ipynb #cd1358ac
 def _assemble(cfg, out, device, resume, overwrite):
     "What a run steps with, as its settings say, and where it goes on."
     was = on_first(lambda: _prepare(out, resume, overwrite))
@@ -140,7 +141,7 @@ def _assemble(cfg, out, device, resume, overwrite):
     r = build_run(cfg, data, full, fresh=not go_on)
     r.cfg,r.out,r.start,r.samples,r.logs,about = cfg, out, 0, len(data.train_x), {}, None
     if go_on:
-        r.start,states = load_checkpoint(file, r.enc, r.opt, _settings(cfg))
+        r.start,states = load_checkpoint(file, r.enc, r.opt, partial(_of_this_run, file, _settings(cfg)))
         about = read_checkpoint(file, tensors=False)[1]
         _restore(r.rng, states, about)
     def begin(): r.logs = _reopen(cfg, out, was, about, digest) if go_on else _start(cfg, out, digest)
@@ -177,6 +178,16 @@ def _whole(r, rec):
 # %% ../../nbs/63_folder.ipynb #512bec2e
 def _settings(cfg): return {k: v for k,v in asdict(cfg).items() if k not in places}
 
+def _of_this_run(file, settings, about):
+    "Refuse a checkpoint of another run, and one of more steps than the run has."
+    step, most, was = about['step'], settings['steps'], about.get('settings') or settings
+    need(step<=most, str(file), f'step {step}', f'at most {most}, the steps of the run')
+    need(isinstance(was, dict), str(file), repr(was)[:60], 'settings of a run')
+    for k in obstacles(was, settings):
+        mine, other = f'a checkpoint of this run, with {k} = {settings[k]!r}', f'one of a run with {k} = {was.get(k)!r}'
+        need(False, str(file), other, mine)
+
+# %% ../../nbs/63_folder.ipynb #6ccded88
 def _save(r, step):
     "Write the checkpoint, with the generators of all processes and the digests of the rows that belong to it."
     rank,size = rank_and_size()
@@ -192,16 +203,17 @@ def _restore(rng, states, about):
     "Set this process's generators to where they were."
     (rank,size), was = rank_and_size(), about['processes']
     need(was==size or not rng, 'processes', size, f'{was}, as in the run to resume')
-    if was!=size and rank==0: warnings.warn(f'processes: the run had {was}, it goes on with {size}: sums are rounded otherwise')
+    other = f'processes: the run had {was}, it goes on with {size}: sums are rounded otherwise'
+    if was!=size and rank==0: warnings.warn(other)
     for k,g in rng.items(): g.set_state(states[f'{k}.{rank}'])
 
 # %% ../../nbs/63_folder.ipynb #f312a206
-def _board(out, start):
-    "A writer for TensorBoard."
+def _writer():
+    "What writes for TensorBoard."
     try: from torch.utils.tensorboard import SummaryWriter
     except ImportError: SummaryWriter = None
     need(SummaryWriter, 'tensorboard', "none (pip install 'hardcl_nb[tensorboard]')", 'the package tensorboard')
-    return SummaryWriter(str(out/'tensorboard'), purge_step=start)
+    return SummaryWriter
 
 def _scalars(board, rec):
     "Every number of a record."

@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 from IPython.display import HTML
 from matplotlib.figure import Figure
-from ..checks import need
 from ..figures import embed_figure, html_page, html_table
+from ..measures.curves import axes_of, figure_rows, final_rows, group_name, groups
+from .checkpoints import replacing, write_text
 from .config import kinds, places
-from .pictures import axes_of, figure_rows, final_rows, group_keys, group_name, groups
-from .storage import replacing, write_text
 from ..tables import methods, metrics
 
 # %% ../../nbs/64_report.ipynb #e4ee83c8
@@ -148,8 +147,10 @@ th[aria-sort=ascending]::after{content:' ▲'}th[aria-sort=descending]::after{co
 @media(max-width:900px){.runs table{display:block}.runs th{position:static}nav ul{columns:1}}
 """
 
-_sort = """<script>for(const t of document.querySelectorAll('.runs table'))[...t.tHead.rows[0].cells].forEach((h,i,all)=>{
-h.tabIndex=0;const at=r=>{const s=r.cells[i].textContent,x=parseFloat(s);return s==='–'?Infinity:isNaN(x)?s:x},
+_sort = """<script>
+for(const t of document.querySelectorAll('.runs table'))[...t.tHead.rows[0].cells].forEach((h,i,all)=>{
+h.tabIndex=0;const at=r=>{const s=r.cells[i].textContent,x=parseFloat(s);
+return s==='–'?Infinity:isNaN(x)?s:x},
 go=()=>{const up=h.ariaSort==='ascending'?-1:1;for(const o of all)o.ariaSort='none';
 h.ariaSort=up>0?'ascending':'descending';
 [...t.tBodies[0].rows].sort((a,b)=>{a=at(a);b=at(b);return(a<b?-1:a>b)*up}).forEach(r=>t.tBodies[0].append(r))};
@@ -162,7 +163,8 @@ def _html_table(rows):
         mean,_,std = c.partition(' ±')
         return HTML(f'{escape(mean)}<small>±{escape(std)}</small>') if std else c
     order = [2, 3, *range(4, head.index('seeds')), 1, *range(head.index('seeds'), len(head))]
-    return html_table([head[i] for i in order], [[cell(l[i]) for i in order] for l in lines], [l[-1] for l in lines])
+    cells = [[cell(l[i]) for i in order] for l in lines]
+    return html_table([head[i] for i in order], cells, [l[-1] for l in lines])
 
 # %% ../../nbs/64_report.ipynb #87e7ebe6
 def _settings(settings):
@@ -171,8 +173,9 @@ def _settings(settings):
     def counts(c): return ', '.join(f'{v} ({n})' for v,n in c.most_common(12))+', …'*(len(c)>12)
     differ = [(k, counts(c)) for k,c in seen.items() if len(c)>1]
     shared = [(k, *c) for k,c in seen.items() if len(c)==1]
-    parts = {f'In which the {len(settings)} runs differ, with the number of runs': differ, 'Which all runs share': shared}
-    return ''.join(f'<h3>{t}</h3>{html_table(["setting", "value"], rows)}' for t,rows in parts.items() if rows)
+    heading = f'In which the {len(settings)} runs differ, with the number of runs'
+    parts = ((heading, differ), ('Which all runs share', shared))
+    return ''.join(f'<h3>{t}</h3>{html_table(["setting", "value"], rows)}' for t,rows in parts if rows)
 
 def _section(id, title, html): return f'<section><h2 id="{id}">{escape(title)}</h2>{html}</section>'
 
@@ -206,6 +209,7 @@ def write_report(
     write_text(out/'report.html', html_page(title, body, _css))
     return out/'report.html'
 
+# %% ../../nbs/64_report.ipynb #d03cc070
 _headings = dict(spectra='spectra', nc='Neural Collapse', gap='gap to the bound', loss='loss', acc='accuracy')
 
 def _figure(out, name, caption, fig):

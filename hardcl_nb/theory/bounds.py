@@ -31,7 +31,8 @@ def scl_bound(
 
     Neural Collapse attains it, which needs C-1 dimensions. A price that decreases or is not convex is refused.
 
-    >>> round(hardcl_nb.scl_bound(10), 6)
+    >>> from hardcl_nb import scl_bound
+    >>> round(scl_bound(10), 6)
     0.284572
     """
     t = torch.full((check_count(k, 'k'),), _closest(num_classes, tau), dtype=torch.float64)
@@ -50,7 +51,8 @@ def ucl_bound(
     x and x⁺ are independent given the class; Neural Collapse attains it. A price that decreases, is not convex or
     not symmetric is refused, and so is the limit of one that has none.
 
-    >>> round(hardcl_nb.ucl_bound(100), 6)
+    >>> from hardcl_nb import ucl_bound
+    >>> round(ucl_bound(100), 6)
     0.315205
     """
     t, p = _closest(num_classes, tau), 1/num_classes

@@ -45,7 +45,7 @@ class _Facts(NamedTuple):
 
 # %% ../../nbs/11_certificate.ipynb #afc506fd
 def _chain(F, tau):
-    "The values from the loss down to the bound, named by the step that leads there; and the slack."
+    "From the loss down to the bound, step by step."
     C, m2, centre = len(F.mu), F.mu.square().sum()/len(F.mu), F.mu.mean(0).square().sum()
     slack = dict(alignment=F.norm2-F.pos, radius=(1-F.norm2)*C/(C-1), spread=(F.norm2-m2)/(C-1))
     slack['zero_sum'] = centre*C/(C-1)
@@ -55,7 +55,9 @@ def _chain(F, tau):
         t = t-v
         values[name] = F.at(0*t, t/tau)
     values['zero_sum'] = F.at(0*t, torch.full_like(t, -C/((C-1)*tau)))
-    return {n: float(v) for n,v in values.items()}, {n: float(v) for n,v in slack.items()}
+    v = [float(x) for x in values.values()]
+    lost = {n: a-b for n,a,b in zip(list(values)[1:], v, v[1:])}
+    return Certificate(v[0], v[-1], lost, {n: float(x) for n,x in slack.items()})
 
 # %% ../../nbs/11_certificate.ipynb #dba837c5
 def _world_facts(f, world, psi, eta, k, supervised, tau):
@@ -112,6 +114,15 @@ def _batch_facts(f, y, psi, eta, k, supervised, tau):
     def at(a, b): return (psi.alpha+psi.q*(share*a.exp()+(1-share)*b.exp())).log()
     return _Facts(hard, plain, mu, norm2, pos, 0*pos, at)
 
+# %% ../../nbs/11_certificate.ipynb #d28b9b67
+def _unit_rows(f):
+    "The embeddings in float64; refused outside the unit ball."
+    check_embeddings(f, 'f')
+    f = f.detach().double()
+    top = f.norm(dim=1).max().item()
+    need(top<=1+1e-6, 'f', f'a row of norm {top:.6g}', 'rows in the unit ball, without which there is no bound')
+    return f
+
 # %% ../../nbs/11_certificate.ipynb #2b717861
 def certificate(
     f:Tensor,                 # Embeddings in the unit ball, (n, d): of the points of a world, or the rows of a batch
@@ -135,13 +146,7 @@ def certificate(
     >>> print(f"gap {c.gap:.4f}, of which radius {c.lost['radius']:.4f}")
     gap 0.1209, of which radius 0.1209
     """
-    check_embeddings(f, 'f')
     check_choice(supervised, 'supervised', (True, False))
     check_number(tau, 'tau', low=0, strict=True)
-    f = f.detach().double()
-    top = f.norm(dim=1).max().item()
-    need(top<=1+1e-6, 'f', f'a row of norm {top:.6g}', 'rows in the unit ball, without which there is no bound')
     facts = _world_facts if isinstance(given, FiniteWorld) else _batch_facts
-    values, slack = _chain(facts(f, given, psi, eta, k, supervised, tau), tau)
-    v = list(values.values())
-    return Certificate(v[0], v[-1], {n: a-b for n,a,b in zip(list(values)[1:], v, v[1:])}, slack)
+    return _chain(facts(_unit_rows(f), given, psi, eta, k, supervised, tau), tau)

@@ -151,8 +151,8 @@ def _solve(a):
             if j!=i: a[j] = a[j]-a[j,i]*a[i]
     return a[:,len(a):].T
 
-# %% ../../nbs/13_dimensional.ipynb #2dc9c9de
-def _touching(r, C, beta, points=401):
+# %% ../../nbs/13_dimensional.ipynb #a556f75a
+def _touching(r, C, beta, points=201):
     "Coefficients of the polynomial, λ, the least h - p and the largest |h| on a grid; as exact as Decimal is set."
     t,s,b = _degree(r, C),np.array([Decimal(x) for x in similarity_law(r, C)[0].tolist()]),Decimal(beta)
     inner = s[1:] if t%2==0 else s  # at -1 the polynomial only meets h, elsewhere it touches

@@ -24,9 +24,10 @@ def simplex_etf(
     They are the class means of Neural Collapse (Papyan et al. 2020), and exist if and only if d >= C-1; a smaller
     `dim` is refused. Built in float64 from Helmert's basis, then cast.
 
-    >>> mu = hardcl_nb.simplex_etf(4)
-    >>> (mu@mu.T).round(decimals=3)[0].tolist()
-    [1.0, -0.333..., -0.333..., -0.333...]
+    >>> from hardcl_nb import simplex_etf
+    >>> mu = simplex_etf(4)
+    >>> print((mu@mu.T)[0].numpy().round(3))
+    [ 1.    -0.333 -0.333 -0.333]
     """
     C = check_count(num_classes, 'num_classes', 2)
     d = check_count(C-1 if dim is None else dim, 'dim')

@@ -35,12 +35,12 @@ def collapsed_loss(
     mu:Tensor,            # Class means, (C, d), C >= 2
     *,
     beta:float=0.,        # Hardness of the exponential hardening, >= 0
-    supervised:bool=True, # Negatives from the other classes only? Else from all, the anchor's own included
+    supervised:bool=True, # Negatives from the other classes only? Else from all, the own one too
     detach:bool=True,     # Hold the weights fixed in the gradient?
     alpha:float=1.,       # InfoNCE's constant, > 0
     q:float=1.            # InfoNCE's weight of the negatives, > 0
 ) -> Tensor: # The mean over classes, a number
-    "Exact loss (k -> ∞) of balanced classes that have collapsed to their means (Jiang et al. 2023)."
+    "Exact loss (k -> ∞) of balanced, collapsed classes (Jiang et al. 2023)."
     check_embeddings(mu, 'mu', min_rows=2)
     check_number(beta, 'beta', low=0)
     for x,n in [(alpha, 'alpha'), (q, 'q')]: check_number(x, n, low=0, strict=True)
@@ -61,14 +61,15 @@ def pulls(
     mu:Tensor,            # Class means, (C, d), C >= 2
     *,
     beta:float=0.,        # Hardness of the exponential hardening, >= 0
-    supervised:bool=True, # Negatives from the other classes only? Else from all, the anchor's own included
+    supervised:bool=True, # Negatives from the other classes only? Else from all, the own one too
     detach:bool=True,     # Hold the weights fixed in the gradient?
     alpha:float=1.,       # InfoNCE's constant, > 0
     q:float=1.            # InfoNCE's weight of the negatives, > 0
 ) -> Tensor: # ∂ℓ_c/∂s_cj, (C, C); rows sum to zero
-    "How hard each class, as an anchor, pushes each class away: the slopes of its loss in the similarities."
-    collapsed_loss(mu, beta=beta, supervised=supervised, detach=detach, alpha=alpha, q=q) # refuses what does not fit
-    return _pulls(mu.detach(), beta, supervised, detach, alpha, q)
+    "How hard each class, as an anchor, pushes each class away: slopes of its loss."
+    kw = dict(beta=beta, supervised=supervised, detach=detach, alpha=alpha, q=q)
+    collapsed_loss(mu, **kw) # refuses what does not fit
+    return _pulls(mu.detach(), **kw)
 
 # %% ../../nbs/09_free.ipynb #25d0dde6
 def onto(
@@ -83,6 +84,7 @@ def onto(
 # %% ../../nbs/09_free.ipynb #632c9b04
 def _begin(C, d, start, generator, dtype):
     "The free parameters to start from, (C, d): a copy of `start`, or Gaussian with norms about 1."
+    C,d = check_count(C, 'num_classes', 2), check_count(d, 'dim')
     if start is None: return torch.randn(C, d, generator=generator, dtype=dtype)/math.sqrt(d)
     check_embeddings(start, 'start')
     need(start.shape==(C, d), 'start', f'shape {tuple(start.shape)}', f'shape {(C, d)}')
@@ -104,8 +106,8 @@ def descend(
         values.append(value.item())
         return value
     for i in range(0, steps, 100):
-        torch.optim.LBFGS([x], max_iter=min(100, steps-i), max_eval=200, tolerance_grad=tol, tolerance_change=1e-15,
-            history_size=10, line_search_fn='strong_wolfe').step(closure)
+        torch.optim.LBFGS([x], max_iter=min(100, steps-i), max_eval=200, tolerance_grad=tol,
+            tolerance_change=1e-15, history_size=10, line_search_fn='strong_wolfe').step(closure)
         if x.grad.abs().max()<=tol: break
     return x.detach(), values
 
@@ -140,11 +142,10 @@ def fit_means(
     generator:torch.Generator|None=None, # Randomness of the Gaussian start
     dtype:torch.dtype=torch.float64      # Precision of the Gaussian start
 ) -> tuple[Tensor, Tensor]: # The means, (C, d), and the loss at each evaluation, (T,)
-    "Class means at a minimum of `collapsed_loss`: by L-BFGS, or by Adam where the weights are detached."
-    check_choice(norm, 'norm', ('ball', 'sphere', 'none'))
+    "Class means at a minimum of `collapsed_loss`: by L-BFGS, or by Adam for detached weights."
     check_count(steps, 'steps')
     check_number(tol, 'tol', low=0)
-    x = _begin(check_count(num_classes, 'num_classes', 2), check_count(dim, 'dim'), start, generator, dtype)
+    x = _begin(num_classes, dim, start, generator, dtype)
     kw = dict(beta=beta, supervised=supervised, detach=detach, alpha=alpha, q=q)
     collapsed_loss(onto(x, norm), **kw) # refuses what does not fit
     f = lambda x: _class_losses(onto(x, norm), **kw).mean()
@@ -168,7 +169,8 @@ def _inside(x, norm):
     check_choice(norm, 'norm', ('ball', 'sphere', 'none'))
     r = x.norm(dim=1)
     ok = {'none': True, 'ball': r.max()<=1+1e-6, 'sphere': (r-1).abs().max()<=1e-6}[norm]
-    need(bool(ok), 'start', f'norms from {r.min():.4g} to {r.max():.4g}', 'rows in the unit ball' if norm=='ball' else 'rows on the unit sphere')
+    where = 'in the unit ball' if norm=='ball' else 'on the unit sphere'
+    need(bool(ok), 'start', f'norms from {r.min():.4g} to {r.max():.4g}', f'rows {where}')
     return x
 
 # %% ../../nbs/09_free.ipynb #395d89ce
@@ -185,7 +187,7 @@ def flow_means(
     step:float=.1,        # Time that a step takes, > 0
     every:int=20          # Keep the means after every so many steps
 ) -> tuple[Tensor, Tensor]: # Times, (T,), and the means at these times, (T, C, d)
-    "Gradient flow of the class means: each class follows the gradient of the sum of all class losses."
+    "Gradient flow of the class means: each follows the gradient of the sum of all class losses."
     kw = dict(beta=beta, supervised=supervised, detach=detach, alpha=alpha, q=q)
     collapsed_loss(start, **kw) # refuses what does not fit
     for x,arg in [(steps, 'steps'), (every, 'every')]: check_count(x, arg)
@@ -207,7 +209,7 @@ def etf_rate(
     alpha:float=1.,   # InfoNCE's constant, > 0
     q:float=1.        # InfoNCE's weight of the negatives, > 0
 ) -> float: # Decay rate of the error of the inner products, per unit of flow time
-    "Speed at which the supervised gradient flow restores the shape of a simplex ETF with unit norms."
+    "Speed at which the supervised flow restores the shape of a simplex ETF with unit norms."
     C = check_count(num_classes, 'num_classes', 4)
     check_number(beta, 'beta', low=0)
     for x,n in [(alpha, 'alpha'), (q, 'q')]: check_number(x, n, low=0, strict=True)

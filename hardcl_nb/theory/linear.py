@@ -20,7 +20,7 @@ def _scores(z, z_plus, beta):
     return d, -(z-z_plus).square().sum(1)/2
 
 def _check_pair(a, b, names):
-    check_embeddings(a, names[0], min_rows=2); check_embeddings(b, names[1], min_rows=2)
+    for x,name in zip((a, b), names): check_embeddings(x, name, min_rows=2)
     need(a.shape==b.shape, names[1], f'shape {tuple(b.shape)}', f'shape {tuple(a.shape)}, as {names[0]} has')
 
 def distance_nce(
