@@ -136,7 +136,7 @@ def test_a_run_that_is_left_out_is_named(tmp_path):
     config = json.loads((tmp_path/'c/runs/digits-scl-b0-ball-s0/config.json').read_text())
     (half/'config.json').write_text(json.dumps({**config, 'config': {**config['config'], 'seed': 1}}))
     r = sh('compare', *small, '--steps', '2', '--resume', cwd=tmp_path)
-    assert r.returncode==0 and 'left out: c/runs/digits-scl-b0-ball-s1, unfinished at step 0 of 2' in r.stderr and '1 runs' in r.stdout, r.stderr
+    assert r.returncode==0 and 'left out: c/runs/digits-scl-b0-ball-s1, unfinished at step 0 of 2' in r.stderr and '1 run;' in r.stdout, r.stderr
 
 def test_overlay_shows_runs_from_elsewhere(tmp_path):
     small = ['--steps', '4', '--eval_every', '2', '--workers', '1']

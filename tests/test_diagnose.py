@@ -1,12 +1,13 @@
-"Diagnosis of embeddings: what may not change it, files of all kinds, and the command line from outside."
-import json, math, os, pickle, subprocess, sys, zipfile
+"Diagnosis of embeddings: what may not change it, what is refused, and the command line from outside."
+import json, os, subprocess, sys
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
-from safetensors.torch import save_file
 from hardcl_nb.measures.collapse import collapse_report
-from hardcl_nb.runs.diagnose import diagnose, hardcl_diagnose, hardest_pairs, limits, load_embeddings, text_report, write_diagnosis
+from hardcl_nb.measures.centres import hardest_pairs
+from hardcl_nb.runs.diagnose import diagnose, hardcl_diagnose, html_report, text_report, write_diagnosis
+from hardcl_nb.runs.verdict import limits
 from hardcl_nb.theory.etf import simplex_etf
 
 def clouds(seed, n=60, d=6, C=4, spread=.5):
@@ -93,31 +94,6 @@ def test_limits_are_what_decides():
     assert [word(x) for x in (.99*w, 1.01*w, 1.99*w)]==['Neural Collapse', 'near Neural Collapse', 'near Neural Collapse']
     assert word(2.01*w)=='not Neural Collapse (too far: width)'
 
-def save(path, z, y, how):
-    if how=='npz': np.savez(path, embeddings=z, labels=y)
-    elif how=='safetensors': save_file({'embeddings': torch.from_numpy(z), 'labels': torch.from_numpy(y)}, path)
-    else: torch.save({'embeddings': torch.from_numpy(z), 'labels': torch.from_numpy(y), 'epoch': 3}, path)
-
-@settings(max_examples=30, deadline=None)
-@given(seeds, st.sampled_from(['npz', 'safetensors', 'pt']), st.sampled_from(['float16', 'float32', 'float64']), st.sampled_from(['uint8', 'int16', 'int32', 'int64']), st.booleans())
-def test_files_give_back_what_was_saved(tmp_path_factory, seed, how, ftype, itype, column):
-    z,y,_ = clouds(seed, n=20)
-    z,y = z.numpy().astype(ftype), y.numpy().astype(itype)
-    path = tmp_path_factory.mktemp('f')/f'e.{how}'
-    save(path, z, y[:,None] if column else y, how)
-    a,b = load_embeddings(path)
-    assert np.array_equal(a.numpy(), z) and a.numpy().dtype==z.dtype and b.dtype==torch.int64 and b.tolist()==y.tolist()
-    assert load_embeddings(path, labels='none')[1] is None and load_embeddings(path, 'embeddings', 'labels')[1].tolist()==y.tolist()
-
-def test_other_shapes_of_files(tmp_path):
-    z,y,_ = clouds(0)
-    np.save(tmp_path/'big.npy', z.numpy().astype('>f4')); np.save(tmp_path/'y.npy', y.numpy().astype('>i2'))
-    a,b = load_embeddings(tmp_path/'big.npy', labels=tmp_path/'y.npy')
-    assert torch.equal(a, z.float()) and torch.equal(b, y)
-    np.savez(tmp_path/'odd.npz', w=z.numpy(), names=np.array([{}]), t=np.arange(60)); assert torch.equal(load_embeddings(tmp_path/'odd.npz')[0], z)
-    torch.save(z.requires_grad_(), tmp_path/'grad.PT'); a,b = load_embeddings(str(tmp_path/'grad.PT')); assert not a.requires_grad and b is None
-    torch.save(z.bfloat16(), tmp_path/'b.pth'); assert diagnose(*load_embeddings(tmp_path/'b.pth')).dim==6
-
 @pytest.fixture(scope='module')
 def bad(tmp_path_factory):
     "A folder of files that are wrong, each in its own way."
@@ -125,15 +101,15 @@ def bad(tmp_path_factory):
     np.save(d/'z.npy', z); np.savez(d/'zy.npz', z=z, y=y); np.savez(d/'two.npz', a=z, b=z); np.savez(d/'none.npz', ids=y); np.savez(d/'empty.npz')
     np.save(d/'cube.npy', np.zeros((3, 3, 3))); np.save(d/'int.npy', y[:,None]); np.save(d/'void.npy', np.zeros((0, 4))); np.save(d/'one.npy', z[:1])
     np.save(d/'complex.npy', z+1j); np.save(d/'text.npy', np.array(['a', 'b'])); np.save(d/'objects.npy', np.array([{}]), allow_pickle=True)
-    np.save(d/'nan.npy', np.where(np.arange(60)[:,None]<2, np.nan, z)); np.save(d/'short.npy', y[:-1]); np.save(d/'floaty.npy', y.astype(float)); np.save(d/'same.npy', 0*y); np.save(d/'unique.npy', np.arange(60))
-    (d/'y.txt').write_text('0\n1.5\n'); (d/'zero.npy').write_bytes(b''); (d/'junk.npz').write_bytes(b'PK\x03\x04junk'); (d/'junk.safetensors').write_bytes(b'\xff'*20); (d/'junk.pt').write_bytes(b'hello'); (d/'z.csv').write_text('1,2')
+    np.save(d/'nan.npy', np.where(np.arange(60)[:,None]<2, np.nan, z)); np.save(d/'short.npy', y[:-1]); np.save(d/'floaty.npy', y+.5); np.save(d/'same.npy', 0*y); np.save(d/'unique.npy', np.arange(60))
+    (d/'y.txt').write_text('0\n1.5\n'); (d/'zero.npy').write_bytes(b''); (d/'junk.npz').write_bytes(b'PK\x03\x04junk'); (d/'junk.safetensors').write_bytes(b'\xff'*20); (d/'junk.pt').write_bytes(b'hello'); (d/'z.csv').write_text('1,2'); (d/'z.xls').write_text('1,2'); (d/'text.npz').write_text('0 1'); (d/'text.parquet').write_text('0 1')
     whole = (d/'zy.npz').read_bytes(); (d/'cut.npz').write_bytes(whole[:len(whole)//2])
     flip = bytearray(whole); flip[300] ^= 255; (d/'flip.npz').write_bytes(bytes(flip))
     torch.save(torch.nn.Linear(2, 2), d/'model.pt'); torch.save({'z': z}, d/'numpy.pt'); torch.save(3, d/'three.pt'); torch.save({'z': [1.]}, d/'list.pt')
     return d
 
 cases = [
-    ('nowhere.npy', {}, 'file: expected a file, got'), ('', {}, 'a folder'), ('z.csv', {}, 'file: expected a file that ends in .npy'), ('y.txt', {}, 'file: expected'),
+    ('nowhere.npy', {}, 'file: expected a file, got'), ('', {}, 'a folder'), ('z.xls', {}, 'file: expected a file that ends in .npy'), ('z.csv', {}, 'at least 2 row(s)'), ('text.npz', {}, 'first bytes'), ('text.parquet', {}, 'file: expected a readable .parquet file'), ('y.txt', {}, 'file: expected'),
     ('two.npz', {}, 'two.npz with a: float64 (60, 6), b: float64 (60, 6)'), ('none.npz', {}, 'none.npz with ids: int64 (60,)'), ('empty.npz', {}, 'with nothing'),
     ('cube.npy', {}, 'embeddings: expected a matrix (n, d), not empty, got shape (3, 3, 3)'), ('int.npy', {}, 'embeddings: expected floating-point numbers, got dtype int64'),
     ('void.npy', {}, 'not empty, got shape (0, 4)'), ('one.npy', {}, 'at least 2 row(s)'), ('complex.npy', {}, 'dtype complex128'), ('text.npy', {}, 'dtype <U1'),
@@ -144,26 +120,16 @@ cases = [
     ('z.npy', dict(labels='short.npy'), 'labels: expected 60 labels, one for each row of the embeddings, got shape (59,)'), ('z.npy', dict(labels='z.npy'), 'labels: expected integers, got dtype float64'),
     ('z.npy', dict(labels='floaty.npy'), 'labels: expected integers'), ('z.npy', dict(labels='y.txt'), 'labels: expected a readable .txt file'), ('z.npy', dict(labels='two.npz'), 'labels: expected an array named y'),
     ('z.npy', dict(labels='same.npy'), 'y: expected at least 2 classes'), ('z.npy', dict(labels='unique.npy'), 'a class with at least two samples'), ('zy.npz', dict(top='x'), "top: expected a whole number, got 'x'"), ('zy.npz', dict(top=0), 'top: expected a whole number >= 1'),
-    ('zy.npz', dict(out='z.npy'), 'out: expected a folder'), ('zy.npz', dict(out='z.npy/x'), 'z.npy'),
+    ('zy.npz', dict(out='z.npy'), 'out: expected a folder'), ('zy.npz', dict(out='z.npy/x'), 'z.npy'), ('zy.npz', dict(label='y'), 'did you mean --labels?'),
 ]
 @pytest.mark.parametrize('file, kw, says', cases, ids=[f'{f}-{"-".join(map(str, kw.values()))}' for f,kw,_ in cases])
 def test_program_refuses_in_one_line_and_writes_nothing(bad, capsys, file, kw, says):
     kw = {k: str(bad/v) if k in ('labels', 'out') and ('.' in str(v)) else v for k,v in kw.items()}
     before = sorted(bad.rglob('*'))
-    with pytest.raises(SystemExit) as e: hardcl_diagnose(str(bad/file), **{'out': str(bad/'new'), **kw})
+    with pytest.raises(SystemExit) as e: hardcl_diagnose([str(bad/file), *(str(w) for k,v in {'out': bad/'new', **kw}.items() for w in (f'--{k}', v))])
     out,err = capsys.readouterr()
     assert e.value.code==2 and out=='' and err.count('\n')==1 and err.startswith('hardcl_diagnose: error: ') and says in err, err
     assert sorted(bad.rglob('*'))==before
-
-def test_pickle_is_never_run(tmp_path):
-    class Trap:
-        def __reduce__(self): return os.mkdir, (str(tmp_path/'sprung'),)
-    torch.save(Trap(), tmp_path/'new.pt'); torch.save(Trap(), tmp_path/'old.pt', _use_new_zipfile_serialization=False)
-    np.save(tmp_path/'t.npy', np.array([Trap()]), allow_pickle=True); (tmp_path/'raw.pt').write_bytes(pickle.dumps(Trap())); (tmp_path/'raw.npy').write_bytes(pickle.dumps(Trap()))
-    with zipfile.ZipFile(tmp_path/'t.npz', 'w') as f: f.write(tmp_path/'t.npy', 'z.npy')
-    for n in ('new.pt', 'old.pt', 't.npy', 'raw.pt', 'raw.npy', 't.npz'):
-        with pytest.raises(ValueError): load_embeddings(tmp_path/n)
-    assert not (tmp_path/'sprung').exists()
 
 def test_files_are_overwritten_only_if_asked(tmp_path):
     z,y,_ = clouds(0)
@@ -173,6 +139,50 @@ def test_files_are_overwritten_only_if_asked(tmp_path):
     write_diagnosis(diagnose(z, y), tmp_path, overwrite=True)
     assert 'num_classes' in (tmp_path/'diagnosis.txt').read_text() and (tmp_path/'report.html').read_text()=='mine'
     assert not [p for p in tmp_path.iterdir() if not p.name.startswith(('diagnosis', 'report'))]
+
+@pytest.mark.parametrize('words, says', [((), 'file: expected a file of embeddings'), (('a.npy', 'b.npy'), 'file: expected one file, got a.npy and b.npy'), (('a.npy', '--top'), 'top'), (('a.npy', '--out', ''), 'out: expected the name of a folder')])
+def test_words_that_make_no_command(capsys, words, says):
+    with pytest.raises(SystemExit) as e: hardcl_diagnose(words)
+    out,err = capsys.readouterr()
+    assert e.value.code==2 and out=='' and err.count('\n')==1 and says in err, err
+
+def test_file_may_stand_anywhere(tmp_path, capsys):
+    z,y,_ = clouds(0)
+    np.save(tmp_path/'z.npy', z.numpy()); (tmp_path/'y.txt').write_text('\n'.join('abcd'[c] for c in y.tolist()))
+    want = text_report(diagnose(z, y, names='abcd', top=2))
+    z,y = tmp_path/'z.npy', tmp_path/'y.txt'
+    for words in ([z, '--labels', y, '--top', 2], ['--labels', y, z, '--top', 2], ['--labels', y, '--top', 2, '--overwrite', z], ['--file', z, '--labels', y, '--top', 2]):
+        hardcl_diagnose(words)
+        assert capsys.readouterr().out==want+'\n'
+    assert ' / ' in want and 'a / ' in want
+
+def test_report_survives_names_that_are_html(tmp_path):
+    z,y,_ = clouds(0)
+    page = html_report(diagnose(z, y, names=['<b>', '&', '"', "'"]), '<script>')
+    assert '<script>' not in page and '<b>' not in page and '&lt;b&gt;' in page
+
+def test_nothing_half_written(tmp_path, monkeypatch):
+    "A disk that fills up leaves the old diagnosis whole, or new files, but no part of one."
+    z,y,_ = clouds(0)
+    write_diagnosis(diagnose(z), tmp_path)
+    old = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    def full(*a): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(os, 'replace', full)
+    with pytest.raises(OSError): write_diagnosis(diagnose(z, y), tmp_path, overwrite=True)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()}==old
+
+def test_masked_and_huge_numbers_are_refused():
+    z,y,_ = clouds(0)
+    with pytest.raises(TypeError, match='masked'): diagnose(np.ma.masked_array(z.numpy(), False))
+    with pytest.raises(TypeError, match='masked'): diagnose(z, np.ma.masked_array(y.numpy(), False))
+    with pytest.raises(ValueError, match='below 2'): diagnose(z, y.numpy().astype(np.uint64)+2**63)
+
+def test_more_dimensions_than_samples():
+    z,y,g = clouds(0)
+    wide = torch.cat([z, torch.zeros(60, 500, dtype=torch.float64)], 1)
+    a,b = diagnose(z, y), diagnose(wide, y)
+    same = lambda dx: [v for k in ('centred', 'equal_length', 'equiangular', 'width', 'effective_rank', 'alignment', 'uniformity', 'centre_acc') for v in [getattr(dx, k)]]
+    assert same(b)==pytest.approx(same(a), rel=1e-6, abs=1e-9) and b.dim==506
 
 def sh(*args, cwd=None): return subprocess.run([sys.executable, '-m', 'hardcl_nb.runs.diagnose', *map(str, args)], capture_output=True, text=True, cwd=cwd)
 

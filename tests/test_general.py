@@ -144,3 +144,31 @@ z0, y0 = torch.eye(4), torch.tensor([0,0,1,1])
 def test_bad_input_is_named(kw, err, msg):
     with pytest.raises(err) as e: general_loss(**{'z': z0, 'y': y0, **kw})
     assert msg in str(e.value)
+
+def test_rows_are_weighted_as_those_of_other_losses():
+    z,y,g = batch(3, 14)
+    w = torch.rand(14, generator=g, dtype=z.dtype)
+    kw = dict(weight=w, reduction='none')
+    assert_close(general_loss(z, y, eta=Exponential(2.), **kw), contrastive_loss(z, y, beta=2., **kw), rtol=1e-12, atol=1e-12, equal_nan=True)
+
+def test_hardness_of_one_call():
+    z,y,_ = batch(4)
+    loss = GeneralLoss(eta=Exponential(5.))
+    assert_close(loss(z, y, beta=1.), general_loss(z, y, eta=Exponential(1.)), rtol=0, atol=0)
+    assert loss.eta==Exponential(5.)
+    with pytest.raises(ValueError, match='beta: expected None for TopFraction'): GeneralLoss(eta=TopFraction(.5))(z, y, beta=1.)
+    with pytest.raises(TypeError, match='betas'): GeneralLoss(betas=1.)
+
+@pytest.mark.parametrize('reduction', ['mean', 'none'])
+def test_transforms_are_refused_by_name(reduction):
+    f = lambda z: general_loss(z, y0, reduction=reduction).sum()
+    for run in (lambda: torch.func.grad(f)(z0), lambda: torch.vmap(f)(torch.stack([z0, z0])), lambda: torch.func.jvp(f, (z0,), (z0,))):
+        with pytest.raises(RuntimeError, match="engine: expected 'plain' there"): run()
+
+@pytest.mark.parametrize('width', [.1, .01, .001])
+@pytest.mark.parametrize('eta', [Exponential(3.), Polynomial(3), SoftThreshold(.9, .02)], ids=lambda e: type(e).__name__)
+def test_single_precision_in_a_cone(width, eta):
+    x = F.normalize(torch.ones(100, 16)+width*torch.randn(100, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+    for psi in (InfoNCE(), Triplet(1.), Softplus(.2)):
+        got, want = (general_loss(z, torch.arange(100)%20, psi=psi, eta=eta) for z in (x, x.double()))
+        assert abs(float(got.double()/want-1))<1e-6

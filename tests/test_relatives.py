@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from torch.testing import assert_close
 from hardcl_nb.losses.contrastive import contrastive_loss
-from hardcl_nb.losses.relatives import nt_xent, official_loss, recipes, supcon_loss, stack_views, variant_loss
+from hardcl_nb.losses.relatives import NTXent, SupCon, nt_xent, official_loss, recipes, supcon_loss, stack_views, variant_loss
 
 few = settings(max_examples=25, deadline=None)
 seeds, betas, bools, taus = st.integers(0, 10**6), st.floats(0, 10), st.booleans(), st.floats(.05, 10)
@@ -138,3 +138,45 @@ def test_bad_variants_are_named(kw, err, msg):
 def test_other_bad_input_is_named(f, err, msg):
     with pytest.raises(err) as e: f()
     assert msg in str(e.value)
+
+@pytest.mark.parametrize('width', [1., .1, .01, .001])
+def test_single_precision_in_a_cone(width):
+    "The same float32 numbers in double precision: within a millionth, however narrow the cone."
+    y, g = torch.arange(120)%20, rng(5)
+    x = F.normalize(torch.ones(120, 16)+width*torch.randn(120, 16, generator=g), dim=1)
+    fs = [lambda z, kw=kw: variant_loss(z, y, beta=3., **kw) for kw in options]
+    fs += [lambda z, w=w: supcon_loss(z, y, tau=.5, where=w) for w in ('out', 'in')]
+    for f in (*fs, lambda z: nt_xent(z[:60], z[60:], tau=1.)):
+        a, b = x.clone().requires_grad_(), x.double().requires_grad_()
+        got, want = f(a), f(b)
+        assert got.dtype==torch.float32 and abs(float((got.double()/want).detach()-1))<1e-6
+        ga, gb = torch.autograd.grad(got, a)[0].double(), torch.autograd.grad(want, b)[0]
+        assert (ga-gb).norm()<=1e-5*gb.norm()
+
+@few
+@given(seeds, taus, bools)
+def test_weights_are_those_of_anchors(seed, tau, inside):
+    z,y,g = batch(seed)
+    w, kw = torch.rand(12, generator=g, dtype=torch.float64)+.1, dict(tau=tau, where='in' if inside else 'out')
+    has = [i for i in range(12) if (y==y[i]).sum()>1]
+    one = torch.stack([supcon_loss(z, y, weight=torch.eye(12, dtype=torch.float64)[i], **kw) for i in has])
+    assert_close(supcon_loss(z, y, weight=w, **kw), (w[has]*one).sum()/w[has].sum(), rtol=1e-12, atol=1e-12)
+    assert_close(SupCon(**kw)(z, y, w), supcon_loss(z, y, weight=w, **kw), rtol=0, atol=0)
+
+def test_modules_follow_their_attributes():
+    z, ids = stack_views(*torch.randn(2, 5, 4, generator=rng(6), dtype=torch.float64))
+    loss, other = NTXent(), SupCon()
+    loss.tau, other.tau, other.where = .3, .7, 'in'
+    assert_close(loss(z, ids), nt_xent(z[:5], z[5:], tau=.3), rtol=0, atol=1e-13)
+    assert_close(other(z, ids), supcon_loss(z, ids, tau=.7, where='in'), rtol=0, atol=0)
+    assert repr(other)=="SupCon(tau=0.7, where='in')" and not list(loss.parameters())
+    with pytest.raises(ValueError, match='y: expected image ids'): loss(z, ids%2)
+    for make in (lambda: SupCon(tau=0.), lambda: NTXent(tau='1'), lambda: SupCon(where='middle')):
+        with pytest.raises((ValueError, TypeError), match='tau|where'): make()
+
+@pytest.mark.parametrize('f', [lambda z: supcon_loss(z, y0), lambda z: nt_xent(z[:2], z[2:]), lambda z: variant_loss(z, y0), lambda z: NTXent()(z, y0)])
+def test_transforms(f):
+    "Derivatives of functions work; a batch of batches is refused by name."
+    x = z0.clone().requires_grad_()
+    assert_close(torch.func.grad(f)(z0), torch.autograd.grad(f(x), x)[0], rtol=1e-6, atol=1e-6)
+    with pytest.raises(RuntimeError, match='expected one batch at a time'): torch.vmap(f)(torch.stack([z0, z0]))

@@ -10,15 +10,14 @@ import math, warnings
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from ..checks import check_choice, check_embeddings, check_labels, need
+from ..checks import check_choice, need
 from .exact import Batch, LossOptions, anchors, check_alone, check_batch
 from .panels import tiled_rows
-
 
 # %% ../../nbs/24_kernel.ipynb #861cff66
 try:
     import triton, triton.language as tl
-except ImportError: triton = None # macOS, or a CPU-only install: the module imports, `kernel_ready` says why it cannot run
+except ImportError: triton = None # macOS, or a CPU-only install: the module imports, `kernel_ready` says why it cannot
 
 # %% ../../nbs/24_kernel.ipynb #392be8a9
 if triton is None:
@@ -55,12 +54,14 @@ def _plus(s, e, x):
 
 # %% ../../nbs/24_kernel.ipynb #1f768a12
 @_jit(do_not_specialize=['n'])
-def _stats(z, b, lo, r, n, N, beta, scale, D:tl.constexpr, BM:tl.constexpr, BN:tl.constexpr, BK:tl.constexpr, SUPERVISED:tl.constexpr, HARD:tl.constexpr, PREC:tl.constexpr):
+def _stats(z, b, lo, r, n, N, beta, scale, D:tl.constexpr, BM:tl.constexpr, BN:tl.constexpr, BK:tl.constexpr,
+           SUPERVISED:tl.constexpr, HARD:tl.constexpr, PREC:tl.constexpr):
     "m, S₀, S₁ of BM rows, into rows 0 to 2 of `r`."
     first = tl.program_id(0)*BM
     i = first+tl.arange(0, BM)
     lo_i, m = tl.load(lo+i), tl.full((BM,), -1e30, tl.float32)
-    s0, e0, s1, e1 = tl.zeros((BM,), tl.float32), tl.zeros((BM,), tl.float32), tl.zeros((BM,), tl.float32), tl.zeros((BM,), tl.float32)
+    s0, e0 = tl.zeros((BM,), tl.float32), tl.zeros((BM,), tl.float32)
+    s1, e1 = tl.zeros((BM,), tl.float32), tl.zeros((BM,), tl.float32)
     for start in range(0, n, BN):
         j = start+tl.arange(0, BN)
         s = (_products(z, first, start, D, BM, BN, BK, PREC)+tl.load(b+j)[None,:])*scale
@@ -76,7 +77,9 @@ def _stats(z, b, lo, r, n, N, beta, scale, D:tl.constexpr, BM:tl.constexpr, BN:t
             v, q = v*w, q*q0
         s1, e1 = _plus(s1*q, e1*q, tl.sum(v, 1))
         m = new
-    tl.store(r+i, m); tl.store(r+N+i, s0); tl.store(r+2*N+i, s1)
+    tl.store(r+i, m)
+    tl.store(r+N+i, s0)
+    tl.store(r+2*N+i, s1)
 
 # %% ../../nbs/24_kernel.ipynb #f80fa8ce
 @_jit()
@@ -88,8 +91,9 @@ def _softplus(y):
 
 # %% ../../nbs/24_kernel.ipynb #51144d43
 @_jit(do_not_specialize=['n'])
-def _positives(z, b, lo, hi, weight, r, n, N, beta, scale, alpha, log_q, D:tl.constexpr, BM:tl.constexpr, BN:tl.constexpr, BK:tl.constexpr,
-               SUPERVISED:tl.constexpr, HARD:tl.constexpr, ATTACHED:tl.constexpr, ALPHA:tl.constexpr, SUM:tl.constexpr, PREC:tl.constexpr):
+def _positives(z, b, lo, hi, weight, r, n, N, beta, scale, alpha, log_q, D:tl.constexpr, BM:tl.constexpr,
+               BN:tl.constexpr, BK:tl.constexpr, SUPERVISED:tl.constexpr, HARD:tl.constexpr, ATTACHED:tl.constexpr,
+               ALPHA:tl.constexpr, SUM:tl.constexpr, PREC:tl.constexpr):
     "Loss of BM rows into row 7 of `r`, and what their slopes need into rows 3 to 6."
     first = tl.program_id(0)*BM
     i = first+tl.arange(0, BM)
@@ -109,7 +113,11 @@ def _positives(z, b, lo, hi, weight, r, n, N, beta, scale, alpha, log_q, D:tl.co
         slope += tl.sum(tl.where(pos, t, 0.), 1)
     npos = tl.maximum(hi_i-lo_i-1, 1).to(tl.float32)
     w = tl.load(weight+i)/npos
-    tl.store(r+3*N+i, a); tl.store(r+4*N+i, w*slope/(s0 if ATTACHED else s1)); tl.store(r+5*N+i, x); tl.store(r+6*N+i, w); tl.store(r+7*N+i, loss/npos)
+    tl.store(r+3*N+i, a)
+    tl.store(r+4*N+i, w*slope/(s0 if ATTACHED else s1))
+    tl.store(r+5*N+i, x)
+    tl.store(r+6*N+i, w)
+    tl.store(r+7*N+i, loss/npos)
 
 # %% ../../nbs/24_kernel.ipynb #3be919dc
 @_jit()
@@ -133,8 +141,9 @@ def _left(r, i, N):
 
 # %% ../../nbs/24_kernel.ipynb #97e8ba5c
 @_jit(do_not_specialize=['n'])
-def _gradient(z, b, c, lo, hi, order, r, out, n, N, d, beta, scale, alpha, D:tl.constexpr, BM:tl.constexpr, BN:tl.constexpr, BK:tl.constexpr, BD:tl.constexpr,
-              SUPERVISED:tl.constexpr, ATTACHED:tl.constexpr, ALPHA:tl.constexpr, CENTRED:tl.constexpr, PREC:tl.constexpr):
+def _gradient(z, b, c, lo, hi, order, r, out, n, N, d, beta, scale, alpha, D:tl.constexpr, BM:tl.constexpr,
+              BN:tl.constexpr, BK:tl.constexpr, BD:tl.constexpr, SUPERVISED:tl.constexpr, ATTACHED:tl.constexpr,
+              ALPHA:tl.constexpr, CENTRED:tl.constexpr, PREC:tl.constexpr):
     "BM rows and BD columns of the gradient, to where the rows stood before sorting."
     first, left = tl.program_id(0)*BM, tl.program_id(1)*BD
     i, k = first+tl.arange(0, BM), left+tl.arange(0, BD)
@@ -150,8 +159,10 @@ def _gradient(z, b, c, lo, hi, order, r, out, n, N, d, beta, scale, alpha, D:tl.
         neg, some = (i[:,None]!=j[None,:])&(j<n)[None,:], (start<stop)&(start+BN>begin)
         pos = neg&(lo_i[:,None]==lo_j[None,:])
         if SUPERVISED: neg = (lo_i[:,None]!=lo_j[None,:])&(j<n)[None,:]
-        g = _slopes((p+tl.load(b+j)[None,:])*scale, m[:,None], a[:,None], f[:,None], x[:,None], w[:,None], neg, pos, some, beta, shift, ATTACHED, ALPHA)
-        h = _slopes((p+b_i[:,None])*scale, m_j[None,:], a_j[None,:], f_j[None,:], x_j[None,:], w_j[None,:], neg, pos, some, beta, shift, ATTACHED, ALPHA)
+        g = _slopes((p+tl.load(b+j)[None,:])*scale, m[:,None], a[:,None], f[:,None], x[:,None], w[:,None],
+            neg, pos, some, beta, shift, ATTACHED, ALPHA)
+        h = _slopes((p+b_i[:,None])*scale, m_j[None,:], a_j[None,:], f_j[None,:], x_j[None,:], w_j[None,:],
+            neg, pos, some, beta, shift, ATTACHED, ALPHA)
         gh = (g+h).to(tl.bfloat16 if zj.dtype==tl.bfloat16 else tl.float32) # float16 would lose the small ones
         back += tl.sum(h, 1) if CENTRED else tl.sum(h, 1)-tl.sum(gh.to(tl.float32), 1)
         acc = _dot(gh, zj.to(gh.dtype), acc, PREC)
@@ -162,31 +173,36 @@ def _gradient(z, b, c, lo, hi, order, r, out, n, N, d, beta, scale, alpha, D:tl.
 _interpreted = triton is not None and not isinstance(_stats, triton.JITFunction) # TRITON_INTERPRET=1
 _blocks = { # BM, BN, BK of sweeps 1 and 2; BM, BN, BK, BD of sweep 3
     'ieee':((128, 64, 32), (64, 32, 16, 128)), 'tf32':((128, 64, 64), (64, 64, 32, 128)),
-    'bf16':((128, 64, 128), (64, 64, 128, 256)), 'fp16':((128, 64, 128), (64, 64, 128, 128)), 'wide':((32, 16, 32), (16, 32, 32, 64))}
+    'bf16':((128, 64, 128), (64, 64, 128, 256)), 'fp16':((128, 64, 128), (64, 64, 128, 128)),
+    'wide':((32, 16, 32), (16, 32, 32, 64))}
 
 def _plan(dtype, precision, d):
-    "Type of the numbers in the kernels; are they the input's own; options of sweeps 1 and 2, of sweep 3; columns with padding."
+    "Type of the numbers; are they the input's own; options of sweeps 1 and 2, of sweep 3; columns with padding."
     half = dtype!=torch.float32 and precision=='auto'
     work = dtype if half else torch.bfloat16 if precision=='bf16' else torch.float32
     name = {torch.bfloat16:'bf16', torch.float16:'fp16'}.get(work, 'tf32' if precision=='tf32' else 'ieee')
     (bm, bn, bk), (gm, gn, gk, gd) = _blocks['wide' if _interpreted else name]
     gd = min(gd, max(16, 1<<(d-1).bit_length()))
-    rest = dict(D=-(-d//gd)*gd, PREC='wide' if _interpreted else 'ieee' if name=='ieee' else 'tf32', num_warps=8, num_stages=2)
-    return work, half, dict(BM=bm, BN=bn, BK=min(bk, gd), **rest), dict(BM=gm, BN=gn, BK=min(gk, gd), BD=gd, **rest), rest['D']
+    D, prec = -(-d//gd)*gd, 'wide' if _interpreted else 'ieee' if name=='ieee' else 'tf32'
+    rest = dict(D=D, PREC=prec, num_warps=8, num_stages=2)
+    rows, cols = dict(BM=bm, BN=bn, BK=min(bk, gd), **rest), dict(BM=gm, BN=gn, BK=min(gk, gd), BD=gd, **rest)
+    return work, half, rows, cols, D
 
 # %% ../../nbs/24_kernel.ipynb #c8857305
 def _sorted(z, y, weight, centred, N, D):
-    "Everything that the kernels read, sorted by label and padded: embeddings, c·z, c, intervals, order, weights; and who is an anchor."
+    "What the kernels read, sorted and padded: embeddings, c·z, c, intervals, order, weights; and who is an anchor."
     n, d = z.shape
     v, order = y.sort(stable=True)
     lo, hi = torch.searchsorted(v, v), torch.searchsorted(v, v, right=True)
-    zs = z.detach()[order].float(); c = zs.mean(0)
+    zs = z.detach()[order].float()
+    c = zs.mean(0)
     if centred: zs -= c
     b = (zs*c).sum(1) if centred else zs.new_zeros(n)
     has = hi-lo>1
     w = has.float()/has.sum() if weight is None else torch.where(has, weight.detach()[order].float(), 0.)
     pad = lambda x, value=0: F.pad(x, (0, N-n), value=value)
-    return F.pad(zs, (0, D-d, 0, N-n)), pad(b), F.pad(c, (0, D-d)), pad(lo.int(), -1), pad(hi.int()), pad(order), pad(w), has
+    zs, c = F.pad(zs, (0, D-d, 0, N-n)), F.pad(c, (0, D-d))
+    return zs, pad(b), c, pad(lo.int(), -1), pad(hi.int()), pad(order), pad(w), has
 
 # %% ../../nbs/24_kernel.ipynb #b3c56f39
 def _launch(z, y, weight, beta, supervised, detach, alpha, q, tau, precision, grad):
@@ -195,14 +211,18 @@ def _launch(z, y, weight, beta, supervised, detach, alpha, q, tau, precision, gr
     work, half, rows, cols, D = _plan(z.dtype, precision, d)
     N = -(-n//128)*128
     zs, b, c, lo, hi, order, w, has = _sorted(z, y, weight, not half, N, D)
-    zs, r, out = zs.to(work), torch.empty(8, N, device=z.device, dtype=torch.float32), torch.empty(n if grad else 0, d, device=z.device, dtype=torch.float32)
-    kw, s, grid = dict(SUPERVISED=supervised, ALPHA=alpha>0, ATTACHED=hard and not detach), 1/tau, lambda m: (-(-n//m['BM']), D//m.get('BD', D))
+    r, out = (z.new_empty(shape, dtype=torch.float32) for shape in ((8, N), (n if grad else 0, d)))
+    zs, s, log_q = zs.to(work), 1/tau, math.log(q) if q else 0.
+    kw = dict(SUPERVISED=supervised, ALPHA=alpha>0, ATTACHED=hard and not detach)
+    grid = lambda m: (-(-n//m['BM']), D//m.get('BD', D))
     with torch.cuda.device_of(z):
         _stats[grid](zs, b, lo, r, n, N, beta, s, SUPERVISED=supervised, HARD=hard, **rows)
-        _positives[grid](zs, b, lo, hi, w, r, n, N, beta, s, alpha, math.log(q) if q else 0., HARD=hard, SUM=not q, **kw, **rows)
-        if grad: _gradient[grid](zs, b, c, lo, hi, order, r, out, n, N, d, beta, s, alpha, CENTRED=not half, **kw, **cols)
+        _positives[grid](zs, b, lo, hi, w, r, n, N, beta, s, alpha, log_q, HARD=hard, SUM=not q, **kw, **rows)
+        last = zs, b, c, lo, hi, order, r, out, n, N, d, beta, s, alpha
+        if grad: _gradient[grid](*last, CENTRED=not half, **kw, **cols)
     loss = r[7,:n]
-    return torch.empty_like(loss).scatter_(0, order[:n], loss.masked_fill(~has, math.nan)), (loss*w[:n]).sum(), out
+    rows = torch.empty_like(loss).scatter_(0, order[:n], loss.masked_fill(~has, math.nan))
+    return rows, (loss*w[:n]).sum(), out
 
 # %% ../../nbs/24_kernel.ipynb #1bdef2e7
 _failed = {} # (device, dtype) -> why the kernel is not tried again
@@ -213,8 +233,8 @@ def _compute(z, y, weight, beta, supervised, detach, alpha, q, tau, precision, g
         try: return _launch(z, y, weight, beta, supervised, detach, alpha, q, tau, precision, grad)
         except Exception as e:
             if _interpreted or isinstance(e, torch.OutOfMemoryError): raise
-            _failed[z.device, z.dtype] = f"{type(e).__name__}: {(str(e).strip() or '?').splitlines()[0]}"
-            warnings.warn(f'kernel: {_failed[z.device, z.dtype]}; the tiled engine computes this loss', RuntimeWarning, stacklevel=2)
+            _failed[z.device, z.dtype] = why = f"{type(e).__name__}: {(str(e).strip() or '?').splitlines()[0]}"
+            warnings.warn(f'kernel: {why}; the tiled engine computes this loss', RuntimeWarning, stacklevel=2)
     return _instead(z, y, weight, beta, supervised, detach, alpha, q, tau, grad)
 
 # %% ../../nbs/24_kernel.ipynb #51a44e76
@@ -222,32 +242,51 @@ def _instead(z, y, weight, beta, supervised, detach, alpha, q, tau, grad):
     "What `_launch` returns, by the tiled engine."
     has = anchors(y)
     w = has.float()/has.sum() if weight is None else torch.where(has, weight.float(), 0.)
-    loss, dr, dc = tiled_rows(z, y, z, y, own=torch.arange(len(z), device=z.device), weight=w, beta=beta, supervised=supervised, detach=detach,
-        alpha=alpha, q=q or 'sum', tau=tau, grad=grad, validate=False)
-    return loss.masked_fill(~has, math.nan).float(), (loss*w).sum().float(), dr.add_(dc).float() if grad else z.new_empty(0, z.shape[1], dtype=torch.float32)
+    own, options = torch.arange(len(z), device=z.device), dict(beta=beta, supervised=supervised, detach=detach)
+    loss, dr, dc = tiled_rows(z, y, z, y, own=own, weight=w, alpha=alpha, q=q or 'sum', tau=tau, grad=grad,
+        validate=False, **options)
+    dz = dr.add_(dc).float() if grad else z.new_empty(0, z.shape[1], dtype=torch.float32)
+    return loss.masked_fill(~has, math.nan).float(), (loss*w).sum().float(), dz
 
 # %% ../../nbs/24_kernel.ipynb #9793f3af
 _options = 'float beta, bool supervised, bool detach, float alpha, float q, float tau, str precision'
 _mean = torch.library.custom_op('hardcl_nb::kernel_mean', lambda *a: _compute(*a)[1:], mutates_args=(),
     schema=f'(Tensor z, Tensor y, Tensor? weight, {_options}, bool grad) -> (Tensor, Tensor)')
-_rows = torch.library.custom_op('hardcl_nb::kernel_rows', lambda z,y,*a: _compute(z, y, None, *a, False)[0], mutates_args=(),
+_one_row = lambda z, y, *a: _compute(z, y, None, *a, False)[0]
+_rows = torch.library.custom_op('hardcl_nb::kernel_rows', _one_row, mutates_args=(),
     schema=f'(Tensor z, Tensor y, {_options}) -> Tensor')
+
 @_mean.register_fake
-def _fake_mean(z, y, weight, *options): return z.new_empty((), dtype=torch.float32), z.new_empty((len(z) if options[-1] else 0, z.shape[1]), dtype=torch.float32)
+def _fake_mean(z, y, weight, *options):
+    new = lambda *shape: z.new_empty(shape, dtype=torch.float32)
+    return new(), new(len(z) if options[-1] else 0, z.shape[1])
+
 @_rows.register_fake
 def _fake_rows(z, *options): return z.new_empty(len(z), dtype=torch.float32)
 
 # %% ../../nbs/24_kernel.ipynb #de6cadd1
 def _once():
     "Refuse a second derivative."
-    need(not torch.is_grad_enabled(), 'engine', 'kernel', "'plain' where the gradient is differentiated again (create_graph=True)", RuntimeError)
+    expected = "'plain' where the gradient is differentiated again (create_graph=True)"
+    need(not torch.is_grad_enabled(), 'engine', 'kernel', expected, RuntimeError)
 
-def _keep_mean(ctx, inputs, output): ctx.dtype = inputs[0].dtype; ctx.save_for_backward(output[1])
-def _back_mean(ctx, grad, _): _once(); return ((ctx.saved_tensors[0]*grad).to(ctx.dtype), *[None]*10)
-def _keep_rows(ctx, inputs, output): ctx.save_for_backward(*inputs[:2]); ctx.options = inputs[2:]
+def _keep_mean(ctx, inputs, output):
+    ctx.dtype = inputs[0].dtype
+    ctx.save_for_backward(output[1])
+
+def _back_mean(ctx, grad, _):
+    _once()
+    return (ctx.saved_tensors[0]*grad).to(ctx.dtype), *[None]*10
+
+def _keep_rows(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:2])
+    ctx.options = inputs[2:]
+
 def _back_rows(ctx, grad):
-    _once(); z, y = ctx.saved_tensors
-    return (_mean(z, y, grad, *ctx.options, True)[1].to(z.dtype), *[None]*8)
+    _once()
+    z, y = ctx.saved_tensors
+    return _mean(z, y, grad, *ctx.options, True)[1].to(z.dtype), *[None]*8
+
 _mean.register_autograd(_back_mean, setup_context=_keep_mean)
 _rows.register_autograd(_back_rows, setup_context=_keep_rows)
 
@@ -256,9 +295,11 @@ _rows.register_autograd(_back_rows, setup_context=_keep_rows)
 def _why(device, dtype):
     "Why the kernel cannot run, or ''."
     if triton is None: return 'Triton is not installed'
-    if dtype not in (torch.float32, torch.bfloat16, torch.float16): return f'{str(dtype)[6:]} embeddings (the kernel computes in float32 and less)'
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f'{str(dtype)[6:]} embeddings (the kernel computes in float32 and less)'
     if _interpreted: return ''
-    if device.type!='cuda' or torch.version.hip: return f'embeddings on {device.type}{" (ROCm)" if device.type=="cuda" else ""}, not on a CUDA device'
+    where = f'{device.type} (ROCm)' if torch.version.hip else device.type
+    if device.type!='cuda' or torch.version.hip: return f'embeddings on {where}, not on a CUDA device'
     if torch.cuda.get_device_capability(device)<(8, 0): return 'a GPU of compute capability below 8.0'
     return _failed.get((device, dtype), '')
 
@@ -295,9 +336,9 @@ def kernel_loss(
     q:float|str=1.,          # InfoNCE's weight of the negatives, > 0; 'sum': their number
     tau:float=1.,            # Temperature, > 0
     weight:Tensor|None=None, # Weight of each anchor, (n,), >= 0, held fixed; None is 1
-    reduction:str='mean',    # 'mean': weighted mean over anchors; 'none': weighted rows (n,), NaN where there is no positive
+    reduction:str='mean',    # 'mean': weighted mean over anchors; 'none': weighted rows, NaN where there is no positive
     validate:bool=True,      # Look at the values too? (this waits for the device)
-    precision:str='auto'     # Of the products: 'ieee', 'tf32', 'bf16'; 'auto': ieee for float32, else the embeddings' own
+    precision:str='auto'     # Of the products: 'ieee', 'tf32', 'bf16'; 'auto': ieee for float32, else z's own
 ) -> Tensor: # Loss, scalar or (n,), float32
     "The exact loss in three fused kernels; memory O(n d), differentiable once."
     o = LossOptions(beta, supervised, detach, alpha, q, tau).check()

@@ -23,6 +23,13 @@ def _not_mapped(z, arg):
         many, z = many or f.is_batchedtensor(z), f.get_unwrapped(z)
     need(not many, arg, 'embeddings inside torch.vmap', 'one batch at a time: a loop over batches', RuntimeError)
 
+# %% ../../nbs/26_relatives.ipynb #6b1d40a7
+def _prepared(z, y, o, weight=None):
+    "A checked batch in the precision that its options ask for; positives of each sample."
+    _not_mapped(z, 'z')
+    b = check_batch(z, y, o.check().supervised, weight)
+    return b._replace(z=b.z.double() if o.wide(b.z, True) else b.z.float()), b.size-1
+
 # %% ../../nbs/26_relatives.ipynb #cd4ec148
 def stack_views(
     z1:Tensor,           # Embeddings of the first views, (n, d)
@@ -37,13 +44,6 @@ def stack_views(
     need(given==asked, 'z2', given, f'{asked}, as z1')
     if y is None: return torch.cat([z1, z2]), torch.arange(len(z1), device=z1.device).repeat(2)
     return torch.cat([z1, z2]), check_labels(y, len(z1), device=z1.device).repeat(2)
-
-# %% ../../nbs/26_relatives.ipynb #6b1d40a7
-def _prepared(z, y, o, weight=None):
-    "A checked batch in the precision that its options ask for; positives of each sample."
-    _not_mapped(z, 'z')
-    b = check_batch(z, y, o.check().supervised, weight)
-    return b._replace(z=b.z.double() if o.wide(b.z, True) else b.z.float()), b.size-1
 
 # %% ../../nbs/26_relatives.ipynb #385db487
 def nt_xent(

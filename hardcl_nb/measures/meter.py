@@ -17,7 +17,19 @@ from .spectrum import ClassStats, class_stats
 
 # %% ../../nbs/42_meter.ipynb #71baeaba
 class CollapseMeter:
-    "Collapse metrics of a stream of labelled embeddings, in one pass and O(C d + d^2) memory."
+    """Collapse metrics of a stream of labelled embeddings, in one pass and O(C d + d^2) memory, in float64.
+
+    `update(z, y)` takes batches (n, d) with labels (n,) in 0..C-1; `compute()` gives the `CollapseReport` of all so
+    far, over all processes of torch.distributed. Refused: labels outside, other widths, NaN or inf, a device without
+    float64. Source of the merging: Chan, Golub and LeVeque (1983).
+
+    >>> import torch
+    >>> meter = hardcl_nb.CollapseMeter(num_classes=3, dim=4)
+    >>> for y in torch.arange(3).repeat(4).split(5): meter.update(torch.eye(4)[y], y)
+    >>> rep = meter.compute()
+    >>> rep.num_samples, rep.num_alive
+    (12, 2)
+    """
     def __init__(self,
         num_classes:int,  # C, >= 2; labels are 0..C-1
         dim:int,          # Dimension d of the embeddings

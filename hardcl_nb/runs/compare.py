@@ -228,7 +228,8 @@ def _compare(cfgs, how):
     figures = standard_figures(rows, spectra)
     write_report(how.out, rows, figures, 'Hard negatives: a comparison', _intro, all_settings)
     print(text_table(rows))
-    print(f'{len(all_settings)} runs; open {how.out}/report.html')
+    n = len(all_settings)
+    print(f"{n} run{'s' if n>1 else ''}; open {how.out}/report.html")
 
 # %% ../../nbs/66_compare.ipynb #ec2d3666
 def hardcl_compare(
