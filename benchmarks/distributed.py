@@ -1,12 +1,16 @@
-"""What the exact loss costs per rank: one batch on 1, 2, 4 gloo processes, gathered and round the ring; and (--cost) one rank at many sizes.
+"""What the exact loss costs per rank: one batch on 1, 2, 4 gloo processes, gathered and round the ring; and (--cost)
+one rank at many sizes.
 
     python benchmarks/distributed.py [--n 8192] [--d 512] [--ranks 1,2,4] [--rounds 3] [--out runs/bench]
     python benchmarks/distributed.py --cost [--rounds 3]
     python benchmarks/distributed.py --quick          a minute's check of both, at small sizes
-    python benchmarks/distributed.py --store          write nbs/results/30_distributed.json (with --cost: 32_cost.json), which the notebooks read
+    python benchmarks/distributed.py --store          write nbs/results/30_distributed.json (with --cost: 32_cost.json),
+                                                      which the notebooks read
 
-Every cell runs in fresh processes of one thread each, contestants taking turns; medians over rounds. A rank's extra memory is how far its largest resident
-size (ru_maxrss) rises over that after a warm-up on a small batch; MB of tensors: what is alive at most in one more call. `products` are the three matrix products alone, `engine` is contrastive_loss(engine='tiled').
+Every cell runs in fresh processes of one thread each, contestants taking turns; medians over rounds. A rank's extra
+memory is how far its largest resident size (ru_maxrss) rises over that after a warm-up on a small batch; MB of tensors:
+what is alive at most in one more call. `products` are the three matrix products alone, `tiled` is
+contrastive_loss(engine='tiled').
 Results: distributed.json and distributed.md (cost.json and cost.md) in --out.
 """
 import argparse, gc, json, os, platform, resource, statistics, subprocess, sys, tempfile, time
@@ -129,7 +133,9 @@ def write(rows, head, name, out, store):
     lines = ['| | N | d | ranks | s (min–max) | processor s a rank | extra MB | MB of tensors | MB received |',
         '|:--|--:|--:|--:|--:|--:|--:|--:|--:|']
     for r in rows:
-        lines.append(f"| {r['name']} | {r['n']} | {r['d']} | {r['ranks']} | {r['s']:.3f} ({r['s_min']:.3f}–{r['s_max']:.3f}) | {r['cpu']:.3f} | {r['mb']:.1f} | {r['tensors']:.1f} | {r['received']/1e6:.2f} |")
+        size, seconds = f"{r['n']} | {r['d']} | {r['ranks']}", f"{r['s']:.3f} ({r['s_min']:.3f}–{r['s_max']:.3f})"
+        memory = f"{r['mb']:.1f} | {r['tensors']:.1f} | {r['received']/1e6:.2f}"
+        lines.append(f"| {r['name']} | {size} | {seconds} | {r['cpu']:.3f} | {memory} |")
     out.mkdir(parents=True, exist_ok=True)
     (out/f'{name}.json').write_text(text); (out/f'{name}.md').write_text('\n'.join(lines)+'\n'); print('\n'.join(lines))
     if store: (results/f"{dict(distributed='30', cost='32')[name]}_{name}.json").write_text(text)

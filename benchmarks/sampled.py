@@ -1,8 +1,10 @@
 """The sampled loss against a Python loop over anchors, forward and backward, interleaved in one process.
 
-`loop` multiplies all embeddings once, then draws k negatives per positive for one anchor after the other with `numpy.random.choice`, and looks up their similarities;
-`loop_pairs` draws for one pair after the other. `exact` is the limit k → ∞, which draws nothing. `draws` and `multinomial` are the draws alone, as in `sampled_loss` (in blocks of anchors) and by `torch.multinomial`.
-`unavoidable` is a single-precision random number for each draw and the three matrix products of any such loss and its gradient."""
+`loop` multiplies all embeddings once, then draws k negatives per positive for one anchor after the other with
+`numpy.random.choice`, and looks up their similarities; `loop_pairs` draws for one pair after the other. `exact` is the
+limit k → ∞, which draws nothing. `draws` and `multinomial` are the draws alone, as in `sampled_loss` (in blocks of
+anchors) and by `torch.multinomial`. `unavoidable` is a single-precision random number for each draw and the three
+matrix products of any such loss and its gradient."""
 import argparse, json, os, platform, statistics, time
 from pathlib import Path
 
@@ -74,7 +76,8 @@ def main():
         f.parent.mkdir(parents=True, exist_ok=True); f.write_text(json.dumps(info, indent=1)+'\n')
     print('| | ms (min–max) | mean loss |\n|:--|--:|--:|')
     for r in rows:
-        print(f"| {r['name']} | {r['ms']:.2f} ({r['ms_min']:.2f}–{r['ms_max']:.2f}) | {'' if r['loss'] is None else format(r['loss'], '.5f')} |")
+        value = '' if r['loss'] is None else format(r['loss'], '.5f')
+        print(f"| {r['name']} | {r['ms']:.2f} ({r['ms_min']:.2f}–{r['ms_max']:.2f}) | {value} |")
     print(f"\n{draws:,} draws; expected loss {info['expected']:.5f}; " + ', '.join(f'{n} {r:.1f}'
         for n,r in info['ratios'].items()))
 

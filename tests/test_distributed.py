@@ -1,4 +1,4 @@
-"The loss of the whole batch between real gloo processes, and in the simulated world: values, gradients, bad input, memory."
+"The loss of the whole batch between real gloo processes, and in the simulated world: values, gradients, memory."
 import gc, math, weakref
 from datetime import timedelta
 import pytest, torch
@@ -191,22 +191,29 @@ def test_groups_are_worlds_of_their_own(run):
     assert all(s['stranger'][1].startswith('group: expected a process group that it belongs to') for s in seen)
 
 @pytest.mark.parametrize('name, kind, text', [
-    ('columns', 'ValueError', 'z: expected the same number of columns on every rank, got 6 on {most}; 5 on rank {last}'),
-    ('dtype', 'ValueError', 'z: expected the same dtype on every rank, got torch.float64 on {most}; torch.float32 on rank {last}'),
+    ('columns', 'ValueError',
+        'z: expected the same number of columns on every rank, got 6 on {most}; 5 on rank {last}'),
+    ('dtype', 'ValueError',
+        'z: expected the same dtype on every rank, got torch.float64 on {most}; torch.float32 on rank {last}'),
     ('beta', 'ValueError', 'beta: expected the same beta on every rank, got 1.0 on {most}; 2.0 on rank {last}'),
     ('ring', 'ValueError', 'ring: expected the same ring on every rank, got False on {most}; True on rank {last}'),
     ('number', 'ValueError', 'beta: expected a finite number >= 0, got -1.0 (on rank {last})'),
     ('nan', 'ValueError', 'z: expected finite embeddings, got {n} of {n} rows with NaN or inf (on rank {last})'),
     ('kind', 'TypeError', 'z: expected a torch tensor of shape (n, d), got NoneType (on rank {last})'),
     ('labels', 'ValueError', 'y: expected {n} labels, one for each row of z, got shape ({m},) (on rank {last})'),
-    ('weights', 'ValueError', 'weight: expected the same choice on every rank, got no weights on {most}; weights on rank {last}'),
+    ('weights', 'ValueError',
+        'weight: expected the same choice on every rank, got no weights on {most}; weights on rank {last}'),
     ('negative', 'ValueError', 'weight: expected finite weights >= 0, got others (on rank {last})'),
     ('short', 'ValueError', 'weight: expected {n} weights on cpu, got shape ({m},) on cpu (on rank {last})'),
-    ('pairs', 'ValueError', 'y: expected a label that occurs twice (else there is no positive pair), got {N} labels, all different'),
-    ('negatives', 'ValueError', 'y: expected at least two labels (else there is no negative for supervised=True), got {N} labels, all equal'),
+    ('pairs', 'ValueError',
+        'y: expected a label that occurs twice (else there is no positive pair), got {N} labels, all different'),
+    ('negatives', 'ValueError',
+        'y: expected at least two labels (else there is no negative for supervised=True), got {N} labels, all equal'),
     ('empty', 'ValueError', 'z: expected at least 2 rows, got 0 row(s) on all ranks together'),
-    ('inside', 'RuntimeError', "z: expected a call outside of them, got a torch.func transform or forward differentiation (on rank {last})"),
-    ('prior', 'ValueError', 'tau_plus: expected 0 (negatives are not debiased across processes), got 0.1 (on rank {last})')])
+    ('inside', 'RuntimeError',
+        "z: expected a call outside of them, got a torch.func transform or forward differentiation (on rank {last})"),
+    ('prior', 'ValueError',
+        'tau_plus: expected 0 (negatives are not debiased across processes), got 0.1 (on rank {last})')])
 def test_all_ranks_refuse_in_the_same_words(run, name, kind, text):
     world,seen = run
     n = sizes[world]
@@ -219,8 +226,8 @@ def test_all_ranks_refuse_in_the_same_words(run, name, kind, text):
 def test_any_cut_equals_the_whole(seed, cuts, supervised, detach, ring, beta, tau, chunk, weighted):
     "Whether one constant serves all rows (large tau) or not, weighted or not."
     g = torch.Generator().manual_seed(seed)
-    z,y = torch.randn(20, 4, generator=g,
-        dtype=torch.float64), torch.cat([torch.tensor([0,0,1,1]), torch.randint(6, (16,), generator=g)])
+    z = torch.randn(20, 4, generator=g, dtype=torch.float64)
+    y = torch.cat([torch.tensor([0,0,1,1]), torch.randint(6, (16,), generator=g)])
     y = y[torch.randperm(20, generator=g)]
     edges = sorted([0, 20, *cuts]); n = [b-a for a,b in zip(edges, edges[1:])]
     kw = dict(beta=beta, supervised=supervised, detach=detach, tau=tau)
@@ -270,7 +277,8 @@ z0, y0 = torch.eye(6, 3), torch.arange(6)%2
     (dict(chunk=2.), TypeError, 'chunk: expected a whole number >= 1, got 2.0'),
     (dict(ring='yes'), ValueError, "ring: expected one of None, True, False, got 'yes'"),
     (dict(combine='max'), ValueError, "combine: expected one of mean, sum, got 'max'"),
-    (dict(tau_plus=.1), TypeError, 'options: expected options of distributed_loss: beta, supervised, detach, alpha, q, tau, combine, ring, chunk, validate, got tau_plus'),
+    (dict(tau_plus=.1), TypeError, 'options: expected options of distributed_loss: beta, supervised, detach, alpha, q, '
+        'tau, combine, ring, chunk, validate, got tau_plus'),
     (dict(tau=0.), ValueError, 'tau: expected a finite number > 0'),
     (dict(reduction='mean'), TypeError, 'options: expected options of distributed_loss'),
     (dict(zs=[z0[:3], z0[3:].long()]), TypeError,
@@ -322,7 +330,10 @@ def peak(ring, ranks, n, d, chunk):
     with torch.no_grad(), meter:
         said = p.send(None)
         for old in record[1:]:
-            if said[0]=='shift': new = old.clone(); heard = lambda x=new: x; del new # it is received while the block is used
+            if said[0]=='shift': # it is received while the block is used
+                new = old.clone()
+                heard = lambda x=new: x
+                del new
             else: heard = [x.clone() for x in old]
             try: said = p.send(heard)
             except StopIteration: pass
@@ -334,8 +345,10 @@ def test_memory_per_rank_is_what_the_formula_says():
     row, tiles = n*d*4, 4*chunk*(12*chunk+5*d)
     for ranks in (3, 10):
         N = ranks*n
-        extra = 3*row+N*(6*8+8*8)+tiles # operand, gradient with the centre and without; numbers and labels with their sorting
-        assert 3*row<=peak(True, ranks, n, d, chunk)<=3*row+extra # the own rows sorted, the block in use, the one arriving
+        # operand, gradient with the centre and without; numbers and labels with their sorting
+        extra = 3*row+N*(6*8+8*8)+tiles
+        # the own rows sorted, the block in use, the one arriving
+        assert 3*row<=peak(True, ranks, n, d, chunk)<=3*row+extra
         assert N*d*4+row<=peak(False, ranks, n, d, chunk)<=N*d*4+row+extra
 
 @pytest.mark.parametrize('kw', [dict(), dict(beta=5., tau=.5, supervised=False), dict(beta=30., tau=.5, detach=False),
@@ -348,8 +361,8 @@ def test_float32_where_digits_are_few(kw):
         x = z.double().requires_grad_(); ref = contrastive_loss(x, y, engine='plain', **kw)
         d, = torch.autograd.grad(ref, x)
         got = simulate_ranks([z[:20], z[20:]], [y[:20], y[20:]], combine='sum', **kw)
-        assert all(abs(l.double()-ref)<=1e-6*ref
-            for l in got.loss) and (torch.cat(got.grad).double()-d).norm()<=1e-6*d.norm()
+        assert all(abs(l.double()-ref)<=1e-6*ref for l in got.loss)
+        assert (torch.cat(got.grad).double()-d).norm()<=1e-6*d.norm()
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 @pytest.mark.parametrize('kw', [dict(beta=b, supervised=sup, detach=det) for b in (1e-300, 1e-46, 1e-44, 1e-38, 1e-30)

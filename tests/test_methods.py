@@ -25,7 +25,8 @@ def test_every_method_is_a_module_called_with_embeddings_and_labels(name):
     x = z.clone().requires_grad_()
     value = loss(x, torch.arange(12).repeat(2) if name=='ntxent' else y) # image ids, which come in pairs
     value.backward()
-    assert isinstance(loss, torch.nn.Module) and value.ndim==0 and value.isfinite() and x.grad.isfinite().all() and x.grad.any()
+    assert isinstance(loss, torch.nn.Module) and value.ndim==0 and value.isfinite()
+    assert x.grad.isfinite().all() and x.grad.any()
     if facts.hard: assert loss(z, y, beta=3.).isfinite() and loss.beta==2.
 
 @pytest.mark.parametrize('name, kind, beta', [('scl', SCL, 0.), ('hscl', HSCL, 5.), ('ucl', UCL, 0.),

@@ -9,7 +9,11 @@ tables = dict(methods=methods, hardenings=hardenings, datasets=datasets, encoder
 
 def test_import_and_listing_are_light():
     "Neither torch nor numpy, also when all names and facts are shown."
-    code = f"import sys; from hardcl_nb.tables import {', '.join(tables)}; repr([{', '.join(tables)}]); methods.facts('hscl'); sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    names = ', '.join(tables)
+    code = f"""import sys
+from hardcl_nb.tables import {names}
+repr([{names}]), methods.facts('hscl')
+sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"""
     assert subprocess.run([sys.executable, '-c', code]).returncode==0
 
 @pytest.mark.parametrize('kind, name', [(k, n) for k,t in tables.items() for n in t])
