@@ -86,6 +86,7 @@ class RunConfig(MachineSettings, OptimiserSettings, EncoderSettings, LossSetting
     The defaults follow Jiang, Nguyen, Aeron, Ishwar (2023), section 5. `run` takes such settings;
     `hardcl_train --help` explains each name.
 
+    >>> from hardcl_nb import RunConfig
     >>> cfg = RunConfig(method='hscl', tau=.5, steps=100)
     >>> cfg.beta, cfg.norm
     (5.0, 'ball')

@@ -115,6 +115,7 @@ def run(
     raised. The experiments are those of Jiang, Nguyen, Aeron, Ishwar (2023), section 5.
 
     >>> import tempfile
+    >>> from hardcl_nb import RunConfig, run
     >>> rows = run(RunConfig(steps=2, eval_every=1), tempfile.mkdtemp())
     >>> [row['step'] for row in rows]
     [0, 1, 2]

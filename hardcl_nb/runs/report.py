@@ -122,8 +122,11 @@ def _ranks(finals, name):
     other = min(easy, key=rank.get) if easy else worst
     start = f'The effective rank of the class means is highest for {name[best]}: {rank[best]:.1f}'
     if other==best: return f'The effective rank of the class means is {rank[best]:.1f}.'
-    return f'{start}, {rank[best]/rank[other]:.2f} times that of {name[other]} ({rank[other]:.1f}).'
+    times = rank[best]/rank[other]
+    how = f'{times:.2f} times that of' if times>=1.005 else 'hardly more than that of'
+    return f'{start}, {how} {name[other]} ({rank[other]:.1f}).'
 
+# %% ../../nbs/64_report.ipynb #82d2bb2b
 def _accuracy(finals, name):
     "How accurate the best is, with its spread."
     words = {'test_acc': 'Test', 'val_acc': 'Validation', 'train_acc': 'Training'}
@@ -133,16 +136,17 @@ def _accuracy(finals, name):
     acc = {g: _mean(rs, k) for g,rs in finals.items()}
     best, worst = max(acc, key=acc.get), min(acc, key=acc.get)
     def say(g): return f'{_mean_std([r[k] for r in finals[g]], 3)} for {name[g]}'
-    seeds = len(finals[best])
+    seeds = f"{len(finals[best])} seed{'s' if len(finals[best])>1 else ''}"
+    if acc[worst]==acc[best] and len(acc)>1: return f'{word} accuracy is {acc[best]:.3f} for all {len(acc)} ({seeds}).'
     rest = f', lowest {say(worst)}' if acc[worst]<acc[best] else ''
-    return f"{word} accuracy is highest at {say(best)}{rest} ({seeds} seed{'s' if seeds>1 else ''})."
+    return f'{word} accuracy is highest at {say(best)}{rest} ({seeds}).'
 
 # %% ../../nbs/64_report.ipynb #ccba692b
 _css = """.runs table{display:table;font-size:13px;font-variant-numeric:tabular-nums;width:100%}
 .runs td,.runs th{padding:.2em .4em;text-align:right}
 .runs td:nth-child(-n+2),.runs th:nth-child(-n+2){text-align:left}
 .runs th{position:sticky;top:0;cursor:pointer;background:var(--paper);vertical-align:bottom}
-.runs small{display:block;color:var(--soft)}nav ul{columns:2}
+.runs small{display:block;color:var(--soft)}nav ul{columns:2}ul.note{padding-left:2em}
 th[aria-sort=ascending]::after{content:' ▲'}th[aria-sort=descending]::after{content:' ▼'}
 @media(max-width:900px){.runs table{display:block}.runs th{position:static}nav ul{columns:1}}
 """
