@@ -47,8 +47,8 @@ def run(loss, steps, every, seed, dtype='float32', per_class=None, batch_size=25
     enc = make_encoder(64, 10, seed=seed).to(dt)
     opt = torch.optim.Adam(enc.parameters(), 1e-3)
     # the engines of the reference: all pairs in one matrix for a batch, tiles for the probe
-    loss_fn, judge = (HSCL(beta=5., engine=e) if loss=='hscl' else hard_loss for e in ('plain', 'tiled'))
-    record = recorder(enc, d, judge, bound=reference['bound'])
+    loss_fn, measured = (HSCL(beta=5., engine=e) if loss=='hscl' else hard_loss for e in ('plain', 'tiled'))
+    record = recorder(enc, d, measured, bound=reference['bound'])
     def both(step): return record(step) | {k+'_then': v for k,v in measures_then(embed(enc, d.train_x), d.train_y).items()}
     kw = dict(every=every, clip=clip, record=both)
     if lr: kw['lr'] = schedule(lr[0], steps, lr[1])
