@@ -11,7 +11,7 @@ def sh(mod, *args, cwd=None): return subprocess.run([sys.executable, '-m', f'har
     ('--data digits,mnist', "data: expected one of digits, latent100, cifar10, cifar100, stl10, tinyimagenet, an .npz file or a folder of class folders, got 'mnist'"),
     ('--data digits --augment simclr', 'augment: expected none for a data set without images, got simclr'),
     ('--hardness 3', 'unrecognized arguments: --hardness 3'),
-    ('--config none.json', 'config: expected a JSON file, got none.json'),
+    ('--config none.json', 'config: expected a JSON or YAML file, got none.json'),
     ('--overlay nowhere --steps 1 --methods scl', 'overlay: expected folders of runs or comparisons, got nowhere'),
     ('--threads -1', 'threads: expected a whole number >= 0, got -1'),
     ('--norms ball,cube', "norm: expected one of ball, sphere, none, got 'cube'"),

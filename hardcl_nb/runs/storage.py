@@ -165,15 +165,15 @@ def read_run(
 ) -> tuple[dict, list[dict], list[dict]]|str: # Its settings, metrics and last spectrum; or why it is left out
     "What a finished run says."
     try:
-        s, file = stored(folder), folder/'checkpoint.safetensors'
+        s, file, table = stored(folder), folder/'checkpoint.safetensors', folder/'metrics.csv'
         about = read_checkpoint(file, tensors=False)[1] if file.exists() else {}
-        rows = read_csv(folder/'metrics.csv') if (folder/'metrics.csv').exists() else []
-        step = about.get('step', rows[-1]['step'] if rows else 0)
+        steps = [about['step']] if about else [r['step'] for r in read_csv(table)] if table.exists() else []
+        step = max(steps, default=0)
         if step<s['steps']: return f"unfinished at step {step} of {s['steps']}"
         for f,known in about.get('rows', {}).items():
             ok = hashlib.sha256((folder/f).read_bytes()).hexdigest()==known
             need(ok, f, 'others: some were lost or altered', 'the rows that the checkpoint knows')
-        return s, rows, [r for r in read_csv(folder/'spectrum.csv') if r['step']==s['steps']]
+        return s, read_csv(table), [r for r in read_csv(folder/'spectrum.csv') if r['step']==s['steps']]
     except (ValueError, KeyError, TypeError, OSError) as e:
         raise Refused(f'{folder}: expected the files of a run, got {e}') from None
 
