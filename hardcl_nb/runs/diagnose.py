@@ -179,7 +179,7 @@ def _check_out(out, overwrite):
 @dataclass(frozen=True)
 class DiagnoseOptions:
     "Diagnosis"
-    file:str=''           # Embeddings (n, d): .npy, .npz, .safetensors, .pt, .csv, .parquet; --file may be left out
+    file:str=''           # Embeddings (n, d): .npy, .npz, .safetensors, .pt, .csv, .parquet; FILE alone will do
     labels:str|None=None  # Labels, numbers or names: what FILE calls them, or a file of them (also .txt), or none
     key:str|None=None     # Name of the embeddings in FILE, if they have an unusual one
     out:str|None=None     # Folder for diagnosis.html, .txt, .json and the spectrum as .csv; only print if not given
