@@ -7,7 +7,11 @@ root = Path(__file__).resolve().parent.parent
 def markdown(cell):
     "A cell as GitHub Markdown; hidden cells vanish, printed text follows its code."
     s = ''.join(cell['source'])
-    if cell['cell_type']=='markdown': return re.sub(r'\]\((?!http|#)([^)]+)\)', r'](nbs/\1)', s)
+    if cell['cell_type']=='markdown':
+        s = re.sub(r'<div class="hardcl-playground">.*?</script>', '', s, flags=re.S) # lives on the site alone
+        s = re.sub(r'<div class="doors">|</div>', '', s)
+        s = re.sub(r'<a href="([^"]+)">(.*?) <span>(.*?)</span></a>', r'- [\2](\1): \3', s)
+        return re.sub(r'\]\((?!http|#)([^)]+)\)', r'](nbs/\1)', s)
     if '#| hide' in s: return ''
     out = ''.join(''.join(o.get('text', '')) for o in cell['outputs'])
     if '#| echo: false' in s: return f'```\n{out.rstrip()}\n```'

@@ -1,12 +1,16 @@
-"""What the exact loss costs per rank: one batch on 1, 2, 4 gloo processes, gathered and round the ring; and (--cost) one rank at many sizes.
+"""What the exact loss costs per rank: one batch on 1, 2, 4 gloo processes, gathered and round the ring; and (--cost)
+one rank at many sizes.
 
     python benchmarks/distributed.py [--n 8192] [--d 512] [--ranks 1,2,4] [--rounds 3] [--out runs/bench]
     python benchmarks/distributed.py --cost [--rounds 3]
     python benchmarks/distributed.py --quick          a minute's check of both, at small sizes
-    python benchmarks/distributed.py --store          write nbs/results/30_distributed.json (with --cost: 32_cost.json), which the notebooks read
+    python benchmarks/distributed.py --store          write nbs/results/30_distributed.json (with --cost: 32_cost.json),
+                                                      which the notebooks read
 
-Every cell runs in fresh processes of one thread each, contestants taking turns; medians over rounds. A rank's extra memory is how far its largest resident
-size (ru_maxrss) rises over that after a warm-up on a small batch; MB of tensors: what is alive at most in one more call. `products` are the three matrix products alone, `engine` is contrastive_loss(engine='tiled').
+Every cell runs in fresh processes of one thread each, contestants taking turns; medians over rounds. A rank's extra
+memory is how far its largest resident size (ru_maxrss) rises over that after a warm-up on a small batch; MB of tensors:
+what is alive at most in one more call. `products` are the three matrix products alone, `tiled` is
+contrastive_loss(engine='tiled').
 Results: distributed.json and distributed.md (cost.json and cost.md) in --out.
 """
 import argparse, gc, json, os, platform, resource, statistics, subprocess, sys, tempfile, time
@@ -33,7 +37,8 @@ def contestant(name, n, d):
     from hardcl_nb.losses.distributed import distributed_loss
     from hardcl_nb.losses.contrastive import contrastive_loss
     z, y = batch(n, d)
-    if dist.is_initialized(): r, R = dist.get_rank(), dist.get_world_size(); z, y = z.chunk(R)[r].clone(), y.chunk(R)[r].clone()
+    if dist.is_initialized():
+        r, R = dist.get_rank(), dist.get_world_size(); z, y = z.chunk(R)[r].clone(), y.chunk(R)[r].clone()
     def run():
         x = z.clone().requires_grad_()
         if name=='tiled': contrastive_loss(x, y, beta=5., engine='tiled').backward()
@@ -82,7 +87,8 @@ def cell(name, n, d, rank, ranks, reps, store):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(reps):
         if ranks>1: dist.barrier()
-        heard.clear(); gc.collect(); t, c = time.perf_counter(), time.process_time(); run(); times.append((time.perf_counter()-t, time.process_time()-c))
+        heard.clear(); gc.collect(); t, c = time.perf_counter(), time.process_time(); run()
+        times.append((time.perf_counter()-t, time.process_time()-c))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss-before
     s, cpu = (statistics.median(t) for t in zip(*times))
     received = sum(heard)
@@ -94,41 +100,56 @@ def start(name, n, d, ranks, reps):
     "Run one cell in fresh processes; the slowest rank's time, the mean of the rest."
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
     with tempfile.TemporaryDirectory() as tmp:
-        ps = [subprocess.Popen([sys.executable, __file__, '--cell', f'{name},{n},{d},{r},{ranks},{reps},{tmp}/store'], env=env, stdout=subprocess.PIPE, text=True) for r in range(ranks)]
+        ps = [subprocess.Popen([sys.executable, __file__, '--cell', f'{name},{n},{d},{r},{ranks},{reps},{tmp}/store'],
+            env=env, stdout=subprocess.PIPE, text=True) for r in range(ranks)]
         out = [p.communicate()[0] for p in ps]
     if any(p.returncode for p in ps): sys.exit(f'{name} at n = {n}, {ranks} rank(s) failed')
     seen = [json.loads(o) for o in out]
-    return {k: (max if k in ('s', 'mb', 'tensors', 'received') else statistics.mean)(r[k] for r in seen) for k in seen[0]}
+    return {k: (max if k in ('s', 'mb', 'tensors', 'received') else statistics.mean)(r[k] for r in seen)
+        for k in seen[0]}
 
 def measure(cells, rounds, reps):
     "Median of every cell over rounds, cells taking turns."
     got = {c: [] for c in cells}
     for k in range(rounds):
-        for c in cells: got[c].append(start(*c, reps)); print(f'round {k+1}: {c}', {k: round(v, 4) for k,v in got[c][-1].items()}, file=sys.stderr, flush=True)
+        for c in cells:
+            got[c].append(start(*c, reps))
+            print(f'round {k+1}: {c}', {k: round(v, 4) for k,v in got[c][-1].items()}, file=sys.stderr, flush=True)
     rows = []
     for (name, n, d, ranks), seen in got.items():
         med = {k: statistics.median(r[k] for r in seen) for k in seen[0]}
-        rows.append(dict(name=name, n=n, d=d, ranks=ranks, s=float(f"{med['s']:.4g}"), s_min=float(f"{min(r['s'] for r in seen):.4g}"), s_max=float(f"{max(r['s'] for r in seen):.4g}"),
-            cpu=float(f"{med['cpu']:.4g}"), mb=round(med['mb'], 1), tensors=round(med['tensors'], 2), received=int(med['received'])))
+        rows.append(dict(name=name, n=n, d=d, ranks=ranks, s=float(f"{med['s']:.4g}"),
+            s_min=float(f"{min(r['s'] for r in seen):.4g}"), s_max=float(f"{max(r['s'] for r in seen):.4g}"),
+            cpu=float(f"{med['cpu']:.4g}"), mb=round(med['mb'], 1), tensors=round(med['tensors'], 2),
+            received=int(med['received'])))
     return rows
 
 def write(rows, head, name, out, store):
     "JSON and a Markdown table."
     import torch
-    head = dict(machine=f'{os.cpu_count()} CPU cores', threads=1, torch=torch.__version__.split('+')[0], python=platform.python_version(), seed=0, beta=5, chunk=512, **head)
+    head = dict(machine=f'{os.cpu_count()} CPU cores', threads=1, torch=torch.__version__.split('+')[0],
+        python=platform.python_version(), seed=0, beta=5, chunk=512, **head)
     text = json.dumps(dict(**head, rows=rows), indent=1)+'\n'
-    lines = ['| | N | d | ranks | s (min–max) | processor s a rank | extra MB | MB of tensors | MB received |', '|:--|--:|--:|--:|--:|--:|--:|--:|--:|']
-    for r in rows: lines.append(f"| {r['name']} | {r['n']} | {r['d']} | {r['ranks']} | {r['s']:.3f} ({r['s_min']:.3f}–{r['s_max']:.3f}) | {r['cpu']:.3f} | {r['mb']:.1f} | {r['tensors']:.1f} | {r['received']/1e6:.2f} |")
+    lines = ['| | N | d | ranks | s (min–max) | processor s a rank | extra MB | MB of tensors | MB received |',
+        '|:--|--:|--:|--:|--:|--:|--:|--:|--:|']
+    for r in rows:
+        size, seconds = f"{r['n']} | {r['d']} | {r['ranks']}", f"{r['s']:.3f} ({r['s_min']:.3f}–{r['s_max']:.3f})"
+        memory = f"{r['mb']:.1f} | {r['tensors']:.1f} | {r['received']/1e6:.2f}"
+        lines.append(f"| {r['name']} | {size} | {seconds} | {r['cpu']:.3f} | {memory} |")
     out.mkdir(parents=True, exist_ok=True)
     (out/f'{name}.json').write_text(text); (out/f'{name}.md').write_text('\n'.join(lines)+'\n'); print('\n'.join(lines))
     if store: (results/f"{dict(distributed='30', cost='32')[name]}_{name}.json").write_text(text)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--n', type=int, default=8192); p.add_argument('--d', type=int, default=512); p.add_argument('--ranks', default='1,2,4')
-    p.add_argument('--rounds', type=int, default=3); p.add_argument('--reps', type=int, default=3, help='calls in a process; their median counts')
-    p.add_argument('--out', type=Path, default=Path('runs/bench')); p.add_argument('--cost', action='store_true', help='one rank at many sizes')
-    p.add_argument('--store', action='store_true', help='store the result for the notebooks'); p.add_argument('--quick', action='store_true', help='one round of both at small sizes')
+    p.add_argument('--n', type=int, default=8192); p.add_argument('--d', type=int, default=512)
+    p.add_argument('--ranks', default='1,2,4')
+    p.add_argument('--rounds', type=int, default=3)
+    p.add_argument('--reps', type=int, default=3, help='calls in a process; their median counts')
+    p.add_argument('--out', type=Path, default=Path('runs/bench'))
+    p.add_argument('--cost', action='store_true', help='one rank at many sizes')
+    p.add_argument('--store', action='store_true', help='store the result for the notebooks')
+    p.add_argument('--quick', action='store_true', help='one round of both at small sizes')
     p.add_argument('--cell', help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.cell:
@@ -137,7 +158,8 @@ def main():
     if a.quick: a.n, a.d, a.ranks, a.rounds, a.reps, a.store = 1024, 64, '1,2', 1, 1, False
     ranks = [int(r) for r in a.ranks.split(',')]
     if not a.cost:
-        cells = [('products', a.n, a.d, 1), ('tiled', a.n, a.d, 1), *((m, a.n, a.d, r) for r in ranks for m in ('gather', 'ring') if m=='gather' or r>1)]
+        cells = [('products', a.n, a.d, 1), ('tiled', a.n, a.d, 1), *((m, a.n, a.d, r) for r in ranks
+            for m in ('gather', 'ring') if m=='gather' or r>1)]
         write(measure(cells, a.rounds, a.reps), dict(n=a.n, d=a.d, rounds=a.rounds), 'distributed', a.out, a.store)
     if a.cost or a.quick:
         sizes = [(512, 32), (1024, 64)] if a.quick else FIT+HELD

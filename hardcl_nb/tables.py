@@ -36,19 +36,14 @@ class Table(dict):
         super().__init__()
         self.word,self.wing,self.defaults = word,wing,facts
 
-    def facts(self,
-        name:str # A name of the table
-    ) -> Entry: # Its target, its label, and its facts, as attributes
+    def facts(self, name:str) -> Entry: # A name of the table -> its target, its label and its facts, as attributes
         "What the table knows of `name`, without importing anything."
-        if name not in self.keys():
-            near = get_close_matches(str(name), self, 1)
-            hint = f'; did you mean {near[0]!r}?' if near else ''
-            need(False, self.word, repr(name)+hint, f"one of {', '.join(self)}")
+        near = [] if name in self.keys() else get_close_matches(str(name), self, 1)
+        hint = f'; did you mean {near[0]!r}?' if near else ''
+        need(name in self.keys(), self.word, repr(name)+hint, f"one of {', '.join(self)}")
         return self[name]
 
-    def load(self,
-        name:str # A name of the table
-    ) -> Callable: # The function or class that it stands for
+    def load(self, name:str) -> Callable: # A name of the table -> the function or class that it stands for
         "The target of `name`, imported if it is still a line of text."
         target = self.facts(name).target
         need(target is not None, self.word, repr(name), 'a name with a function of its own')

@@ -1,4 +1,4 @@
-"The loss of the whole batch between real gloo processes, and in the simulated world: values, gradients, bad input, memory."
+"The loss of the whole batch between real gloo processes, and in the simulated world: values, gradients, memory."
 import gc, math, weakref
 from datetime import timedelta
 import pytest, torch
@@ -16,8 +16,10 @@ from hardcl_nb.losses.exact import LossOptions, class_sizes
 
 sizes = {2: (11, 6), 4: (7, 2, 9, 4)}
 cases = [dict(beta=b, supervised=sup, detach=det, ring=ring, chunk=c, tau=tau, **kw) for b,sup,det,ring,c,tau,kw in [
-    (0., True, True, False, 1024, 1., {}), (5., True, True, True, 4, .5, {}), (5., True, False, False, 3, .3, dict(alpha=0.)),
-    (2., False, True, True, 1024, .2, dict(q='sum')), (5., False, False, True, 2, 1., dict(alpha=.7, q=3.)), (30., True, False, None, 5, .05, {})]]
+    (0., True, True, False, 1024, 1., {}), (5., True, True, True, 4, .5, {}),
+    (5., True, False, False, 3, .3, dict(alpha=0.)),
+    (2., False, True, True, 1024, .2, dict(q='sum')), (5., False, False, True, 2, 1., dict(alpha=.7, q=3.)),
+    (30., True, False, None, 5, .05, {})]]
 
 def batch(world, dtype=torch.float64):
     "Embeddings and labels of the whole; in the world of 4 nobody has rank 1's labels."
@@ -61,7 +63,8 @@ def spoilt(last):
 
 def refused(call):
     try: call()
-    except Exception as e: return type(e).__mro__[1].__name__ if isinstance(e, (Refused, RefusedType)) else type(e).__name__, str(e)
+    except Exception as e:
+        return type(e).__mro__[1].__name__ if isinstance(e, (Refused, RefusedType)) else type(e).__name__, str(e)
 
 def job(rank, world, z, y):
     "Everything that one process tries; returns what it saw."
@@ -77,7 +80,8 @@ def job(rank, world, z, y):
     for p in m.parameters(): dist.all_reduce(p.grad)
     r['sum'] = [p.grad for p in m.parameters()]
     h = z.clone().requires_grad_()
-    loss = distributed_loss(h, y, beta=2., weight=1.*torch.arange(len(y))*(rank!=1), combine='sum', ring=True); loss.backward()
+    loss = distributed_loss(h, y, beta=2., weight=1.*torch.arange(len(y))*(rank!=1), combine='sum', ring=True)
+    loss.backward()
     r['weighted'] = loss.detach(), h.grad
     h = z.clone().requires_grad_(rank==0) # one rank alone wants a gradient
     loss = distributed_loss(h, y, combine='sum')
@@ -101,7 +105,8 @@ def process(rank, path):
     "A world of four; then two of them go on in a world of two."
     torch.set_num_threads(1)
     for world in (4, 2) if rank<2 else (4,):
-        dist.init_process_group('gloo', init_method=f'file://{path}/store{world}', rank=rank, world_size=world, timeout=timedelta(seconds=25))
+        dist.init_process_group('gloo', init_method=f'file://{path}/store{world}', rank=rank, world_size=world,
+            timeout=timedelta(seconds=25))
         z,y = batch(world)
         r = job(rank, world, z.split(sizes[world])[rank], y.split(sizes[world])[rank])
         torch.save(r, f'{path}/{world}_{rank}.pt')
@@ -125,7 +130,8 @@ def ranks(tmp_path_factory):
 @pytest.fixture(params=[2, 4])
 def run(request, ranks):
     "What each of 2 or 4 real processes saw."
-    return request.param, [torch.load(ranks/f'{request.param}_{r}.pt', weights_only=False) for r in range(request.param)]
+    return request.param, [torch.load(ranks/f'{request.param}_{r}.pt', weights_only=False)
+        for r in range(request.param)]
 
 def whole(world, keep=None, **kw):
     "Loss and gradient in a single process."
@@ -185,22 +191,29 @@ def test_groups_are_worlds_of_their_own(run):
     assert all(s['stranger'][1].startswith('group: expected a process group that it belongs to') for s in seen)
 
 @pytest.mark.parametrize('name, kind, text', [
-    ('columns', 'ValueError', 'z: expected the same number of columns on every rank, got 6 on {most}; 5 on rank {last}'),
-    ('dtype', 'ValueError', 'z: expected the same dtype on every rank, got torch.float64 on {most}; torch.float32 on rank {last}'),
+    ('columns', 'ValueError',
+        'z: expected the same number of columns on every rank, got 6 on {most}; 5 on rank {last}'),
+    ('dtype', 'ValueError',
+        'z: expected the same dtype on every rank, got torch.float64 on {most}; torch.float32 on rank {last}'),
     ('beta', 'ValueError', 'beta: expected the same beta on every rank, got 1.0 on {most}; 2.0 on rank {last}'),
     ('ring', 'ValueError', 'ring: expected the same ring on every rank, got False on {most}; True on rank {last}'),
     ('number', 'ValueError', 'beta: expected a finite number >= 0, got -1.0 (on rank {last})'),
     ('nan', 'ValueError', 'z: expected finite embeddings, got {n} of {n} rows with NaN or inf (on rank {last})'),
     ('kind', 'TypeError', 'z: expected a torch tensor of shape (n, d), got NoneType (on rank {last})'),
     ('labels', 'ValueError', 'y: expected {n} labels, one for each row of z, got shape ({m},) (on rank {last})'),
-    ('weights', 'ValueError', 'weight: expected the same choice on every rank, got no weights on {most}; weights on rank {last}'),
+    ('weights', 'ValueError',
+        'weight: expected the same choice on every rank, got no weights on {most}; weights on rank {last}'),
     ('negative', 'ValueError', 'weight: expected finite weights >= 0, got others (on rank {last})'),
     ('short', 'ValueError', 'weight: expected {n} weights on cpu, got shape ({m},) on cpu (on rank {last})'),
-    ('pairs', 'ValueError', 'y: expected a label that occurs twice (else there is no positive pair), got {N} labels, all different'),
-    ('negatives', 'ValueError', 'y: expected at least two labels (else there is no negative for supervised=True), got {N} labels, all equal'),
+    ('pairs', 'ValueError',
+        'y: expected a label that occurs twice (else there is no positive pair), got {N} labels, all different'),
+    ('negatives', 'ValueError',
+        'y: expected at least two labels (else there is no negative for supervised=True), got {N} labels, all equal'),
     ('empty', 'ValueError', 'z: expected at least 2 rows, got 0 row(s) on all ranks together'),
-    ('inside', 'RuntimeError', "z: expected a call outside of them, got a torch.func transform or forward differentiation (on rank {last})"),
-    ('prior', 'ValueError', 'tau_plus: expected 0 (negatives are not debiased across processes), got 0.1 (on rank {last})')])
+    ('inside', 'RuntimeError',
+        "z: expected a call outside of them, got a torch.func transform or forward differentiation (on rank {last})"),
+    ('prior', 'ValueError',
+        'tau_plus: expected 0 (negatives are not debiased across processes), got 0.1 (on rank {last})')])
 def test_all_ranks_refuse_in_the_same_words(run, name, kind, text):
     world,seen = run
     n = sizes[world]
@@ -213,12 +226,14 @@ def test_all_ranks_refuse_in_the_same_words(run, name, kind, text):
 def test_any_cut_equals_the_whole(seed, cuts, supervised, detach, ring, beta, tau, chunk, weighted):
     "Whether one constant serves all rows (large tau) or not, weighted or not."
     g = torch.Generator().manual_seed(seed)
-    z,y = torch.randn(20, 4, generator=g, dtype=torch.float64), torch.cat([torch.tensor([0,0,1,1]), torch.randint(6, (16,), generator=g)])
+    z = torch.randn(20, 4, generator=g, dtype=torch.float64)
+    y = torch.cat([torch.tensor([0,0,1,1]), torch.randint(6, (16,), generator=g)])
     y = y[torch.randperm(20, generator=g)]
     edges = sorted([0, 20, *cuts]); n = [b-a for a,b in zip(edges, edges[1:])]
     kw = dict(beta=beta, supervised=supervised, detach=detach, tau=tau)
     w = torch.rand(20, generator=g, dtype=torch.float64)+.01 if weighted else torch.ones(20)
-    sim = simulate_ranks(z.split(n), y.split(n), w.split(n) if weighted else None, combine='sum', ring=ring, chunk=chunk, **kw)
+    sim = simulate_ranks(z.split(n), y.split(n), w.split(n) if weighted else None, combine='sum', ring=ring,
+        chunk=chunk, **kw)
     h = z.clone().requires_grad_(); rows = contrastive_loss(h, y, reduction='none', **kw); has = rows.isfinite()
     loss = (rows*w)[has].sum()/w[has].sum(); loss.backward()
     assert_close(sim.loss[0], loss.detach(), rtol=1e-11, atol=1e-13)
@@ -228,10 +243,12 @@ def test_any_cut_equals_the_whole(seed, cuts, supervised, detach, ring, beta, ta
 @given(st.integers(0, 10**6), st.floats(0, 60), st.booleans(), st.booleans(), st.sampled_from([.05, 1., 30.]))
 def test_one_constant_for_all_rows_bounds_them_all(seed, beta, supervised, near, tau):
     "No similarity exceeds the upper bound, and every row has a negative above the lower one."
-    g = torch.Generator().manual_seed(seed); z,y = torch.randn(15, 3, generator=g, dtype=torch.float64)+3*near, torch.arange(15)%4
+    g = torch.Generator().manual_seed(seed)
+    z,y = torch.randn(15, 3, generator=g, dtype=torch.float64)+3*near, torch.arange(15)%4
     o, c, size = LossOptions(beta=beta, supervised=supervised, tau=tau), z.mean(0), class_sizes(y)
     f = sweeps._frame([sweeps._bounds(z, c, tau, 100)], c, size, o, 100)
-    x = next(sweeps._pieces(z, 0, sweeps.Shares(0, [15], [y], size), f)).x; s = (x[:,:-1]@x[:,:-1].T-x[:,-1:]*x[:,-1])/(1+beta)
+    x = next(sweeps._pieces(z, 0, sweeps.Shares(0, [15], [y], size), f)).x
+    s = (x[:,:-1]@x[:,:-1].T-x[:,-1:]*x[:,-1])/(1+beta)
     largest = s.masked_fill(y[:,None]==y if supervised else torch.eye(15, dtype=torch.bool), -math.inf).amax(1)
     gap, t = s-z@z.T/tau, ((z-c).square().sum(1)/tau+2*(z-c)@c/tau).amax()
     half, tol = t-f.C, 1e-11*(1+s.abs().max()) # C is in the middle between the bounds
@@ -247,7 +264,8 @@ def test_a_narrow_cone_in_low_precision(dtype, tol):
         sim = simulate_ranks(z.split(25), y.split(25), beta=beta, tau=tau, combine='sum', chunk=16)
         assert abs(sim.loss[0]/loss-1)<1e-6 and (torch.cat(sim.grad).double()-h.grad).norm()<=tol*h.grad.norm()
 
-@pytest.mark.parametrize('kw', [dict(y=torch.arange(6)), dict(y=torch.zeros(6, dtype=torch.long)), dict(z=torch.full((6, 3), math.nan))])
+@pytest.mark.parametrize('kw', [dict(y=torch.arange(6)), dict(y=torch.zeros(6, dtype=torch.long)),
+    dict(z=torch.full((6, 3), math.nan))])
 def test_without_validation_the_loss_is_nan_not_a_number_made_up(kw):
     z,y = kw.get('z', torch.eye(6, 3)), kw.get('y', torch.arange(6)%2)
     sim = simulate_ranks(z.split(4), y.split(4), validate=False)
@@ -259,10 +277,12 @@ z0, y0 = torch.eye(6, 3), torch.arange(6)%2
     (dict(chunk=2.), TypeError, 'chunk: expected a whole number >= 1, got 2.0'),
     (dict(ring='yes'), ValueError, "ring: expected one of None, True, False, got 'yes'"),
     (dict(combine='max'), ValueError, "combine: expected one of mean, sum, got 'max'"),
-    (dict(tau_plus=.1), TypeError, 'options: expected options of distributed_loss: beta, supervised, detach, alpha, q, tau, combine, ring, chunk, validate, got tau_plus'),
+    (dict(tau_plus=.1), TypeError, 'options: expected options of distributed_loss: beta, supervised, detach, alpha, q, '
+        'tau, combine, ring, chunk, validate, got tau_plus'),
     (dict(tau=0.), ValueError, 'tau: expected a finite number > 0'),
     (dict(reduction='mean'), TypeError, 'options: expected options of distributed_loss'),
-    (dict(zs=[z0[:3], z0[3:].long()]), TypeError, 'z: expected floating-point embeddings of 16, 32 or 64 bits, got dtype torch.int64 (on rank 1)'),
+    (dict(zs=[z0[:3], z0[3:].long()]), TypeError,
+    'z: expected floating-point embeddings of 16, 32 or 64 bits, got dtype torch.int64 (on rank 1)'),
     (dict(zs=[z0[0], z0[3:]]), ValueError, 'z: expected a tensor of shape (n, d), got shape (3,) (on rank 0)'),
     (dict(ys=[y0]), ValueError, 'ys: expected one label vector per rank, got 1 tensors for 2 ranks'),
     (dict(zs=[], ys=[]), ValueError, 'ys: expected one label vector per rank')])
@@ -298,7 +318,8 @@ class Peak(TorchDispatchMode):
 
 def peak(ring, ranks, n, d, chunk):
     "Peak memory of rank 0: what it hears is recorded in a simulated world, then played to it alone."
-    z,y = torch.nn.functional.normalize(torch.randn(ranks*n, d, generator=torch.Generator().manual_seed(0)), dim=1), torch.arange(ranks*n)%10
+    z,y = torch.nn.functional.normalize(torch.randn(ranks*n, d, generator=torch.Generator().manual_seed(0)),
+        dim=1), torch.arange(ranks*n)%10
     o, how = LossOptions(beta=2.), distributed._How(ring=ring, chunk=chunk)
     programs = [distributed._rank(a, b, r, o, how, True) for r,(a,b) in enumerate(zip(z.split(n), y.split(n)))]
     record, first = [], programs[0]
@@ -309,7 +330,10 @@ def peak(ring, ranks, n, d, chunk):
     with torch.no_grad(), meter:
         said = p.send(None)
         for old in record[1:]:
-            if said[0]=='shift': new = old.clone(); heard = lambda x=new: x; del new # it is received while the block is used
+            if said[0]=='shift': # it is received while the block is used
+                new = old.clone()
+                heard = lambda x=new: x
+                del new
             else: heard = [x.clone() for x in old]
             try: said = p.send(heard)
             except StopIteration: pass
@@ -321,25 +345,34 @@ def test_memory_per_rank_is_what_the_formula_says():
     row, tiles = n*d*4, 4*chunk*(12*chunk+5*d)
     for ranks in (3, 10):
         N = ranks*n
-        extra = 3*row+N*(6*8+8*8)+tiles # operand, gradient with the centre and without; numbers and labels with their sorting
-        assert 3*row<=peak(True, ranks, n, d, chunk)<=3*row+extra # the own rows sorted, the block in use, the one arriving
+        # operand, gradient with the centre and without; numbers and labels with their sorting
+        extra = 3*row+N*(6*8+8*8)+tiles
+        # the own rows sorted, the block in use, the one arriving
+        assert 3*row<=peak(True, ranks, n, d, chunk)<=3*row+extra
         assert N*d*4+row<=peak(False, ranks, n, d, chunk)<=N*d*4+row+extra
 
-@pytest.mark.parametrize('kw', [dict(), dict(beta=5., tau=.5, supervised=False), dict(beta=30., tau=.5, detach=False), dict(beta=5., tau=.1)])
+@pytest.mark.parametrize('kw', [dict(), dict(beta=5., tau=.5, supervised=False), dict(beta=30., tau=.5, detach=False),
+    dict(beta=5., tau=.1)])
 def test_float32_where_digits_are_few(kw):
     g = torch.Generator().manual_seed(0); y = torch.arange(64)%8
     u = torch.nn.functional.normalize(torch.randn(64, 16, generator=g), dim=1); far = u.clone(); far[0] *= 1e4
-    for z in (u, torch.nn.functional.normalize(.05*u+1, dim=1), torch.nn.functional.normalize(.005*u+1, dim=1), 30*u, far):
-        x = z.double().requires_grad_(); ref = contrastive_loss(x, y, engine='plain', **kw); d, = torch.autograd.grad(ref, x)
+    for z in (u, torch.nn.functional.normalize(.05*u+1, dim=1), torch.nn.functional.normalize(.005*u+1, dim=1), 30*u,
+        far):
+        x = z.double().requires_grad_(); ref = contrastive_loss(x, y, engine='plain', **kw)
+        d, = torch.autograd.grad(ref, x)
         got = simulate_ranks([z[:20], z[20:]], [y[:20], y[20:]], combine='sum', **kw)
-        assert all(abs(l.double()-ref)<=1e-6*ref for l in got.loss) and (torch.cat(got.grad).double()-d).norm()<=1e-6*d.norm()
+        assert all(abs(l.double()-ref)<=1e-6*ref for l in got.loss)
+        assert (torch.cat(got.grad).double()-d).norm()<=1e-6*d.norm()
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
-@pytest.mark.parametrize('kw', [dict(beta=b, supervised=sup, detach=det) for b in (1e-300, 1e-46, 1e-44, 1e-38, 1e-30) for sup,det in ((True, True), (False, False))], ids=str)
+@pytest.mark.parametrize('kw', [dict(beta=b, supervised=sup, detach=det) for b in (1e-300, 1e-46, 1e-44, 1e-38, 1e-30)
+    for sup,det in ((True, True), (False, False))], ids=str)
 def test_hardness_below_every_precision(kw, dtype):
     "In float32 such a β is 0 or nearly so, and 0·(−∞) is NaN."
-    g = torch.Generator().manual_seed(0); z,y = torch.nn.functional.normalize(torch.randn(20, 5, generator=g, dtype=dtype), dim=1), torch.arange(20)%4
-    x = z.double().requires_grad_(); ref = contrastive_loss(x, y, **{**kw, 'beta': 0.}); d, = torch.autograd.grad(ref, x)
+    g = torch.Generator().manual_seed(0)
+    z,y = torch.nn.functional.normalize(torch.randn(20, 5, generator=g, dtype=dtype), dim=1), torch.arange(20)%4
+    x = z.double().requires_grad_(); ref = contrastive_loss(x, y, **{**kw, 'beta': 0.})
+    d, = torch.autograd.grad(ref, x)
     got = simulate_ranks(z.split(8), y.split(8), combine='sum', **kw)
     assert abs(got.loss[1].double()-ref)<=1e-6*ref and (torch.cat(got.grad).double()-d).norm()<=1e-6*d.norm()
 
@@ -354,10 +387,13 @@ def test_differentiable_once_and_nowhere_else():
     g, = torch.autograd.grad(distributed_loss(z, y)**2, z, create_graph=True)
     with pytest.raises(RuntimeError, match='engine: expected .* got distributed_loss'): g.sum().backward()
     dual = torch.autograd.forward_ad
-    for call in (lambda: torch.func.grad(lambda z: distributed_loss(z, y))(z), lambda: torch.func.vmap(lambda z: distributed_loss(z, y))(z[None]), lambda: torch.func.jacrev(lambda z: distributed_loss(z, y))(z)):
+    for call in (lambda: torch.func.grad(lambda z: distributed_loss(z, y))(z),
+        lambda: torch.func.vmap(lambda z: distributed_loss(z, y))(z[None]),
+        lambda: torch.func.jacrev(lambda z: distributed_loss(z, y))(z)):
         with pytest.raises(RuntimeError) as e: call()
         assert str(e.value).startswith('z: expected a call outside of them') and '\n' not in str(e.value)
-    with dual.dual_level(), pytest.raises(RuntimeError, match='z: expected a call outside'): distributed_loss(dual.make_dual(z.detach(), z.detach()), y)
+    with dual.dual_level(), pytest.raises(RuntimeError, match='z: expected a call outside'):
+        distributed_loss(dual.make_dual(z.detach(), z.detach()), y)
 
 def test_module_attributes_are_read_at_every_call():
     z,y = batch(2); loss = DistributedLoss(HSCL(beta=1., tau=.5), chunk=7)
@@ -367,4 +403,5 @@ def test_module_attributes_are_read_at_every_call():
     assert_close(loss(z, y, beta=0.), contrastive_loss(z, y, tau=.5), rtol=1e-12, atol=0)
     assert_close(loss(z, y, torch.ones(len(y))), loss(z, y), rtol=1e-12, atol=0)
     with pytest.raises(ValueError, match='beta: expected a finite number >= 0'): loss(z, y, beta=-1.)
-    with pytest.raises(ValueError, match='chunk: expected a whole number >= 1, got 0'): DistributedLoss(HSCL(1.), chunk=0)
+    with pytest.raises(ValueError, match='chunk: expected a whole number >= 1, got 0'):
+        DistributedLoss(HSCL(1.), chunk=0)

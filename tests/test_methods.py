@@ -20,26 +20,31 @@ def seeded(): return torch.Generator().manual_seed(5)
 def test_every_method_is_a_module_called_with_embeddings_and_labels(name):
     "It backpropagates, takes what a run says to every loss, and a hardness at the call if it has one."
     facts = methods.facts(name)
-    loss = make_loss(name, 2. if facts.hard else 0., tau=.5, detach=True, **({} if name=='sampled' else {'validate': False}))
+    loss = make_loss(name, 2. if facts.hard else 0., tau=.5, detach=True,
+        **({} if name=='sampled' else {'validate': False}))
     x = z.clone().requires_grad_()
     value = loss(x, torch.arange(12).repeat(2) if name=='ntxent' else y) # image ids, which come in pairs
     value.backward()
-    assert isinstance(loss, torch.nn.Module) and value.ndim==0 and value.isfinite() and x.grad.isfinite().all() and x.grad.any()
+    assert isinstance(loss, torch.nn.Module) and value.ndim==0 and value.isfinite()
+    assert x.grad.isfinite().all() and x.grad.any()
     if facts.hard: assert loss(z, y, beta=3.).isfinite() and loss.beta==2.
 
-@pytest.mark.parametrize('name, kind, beta', [('scl', SCL, 0.), ('hscl', HSCL, 5.), ('ucl', UCL, 0.), ('hucl', HUCL, 5.)])
+@pytest.mark.parametrize('name, kind, beta', [('scl', SCL, 0.), ('hscl', HSCL, 5.), ('ucl', UCL, 0.),
+    ('hucl', HUCL, 5.)])
 @pytest.mark.parametrize('options', [{}, dict(tau=.5, detach=False), dict(alpha=0., q='sum', tau_plus=.1)])
 def test_exact_methods_are_the_classes(name, kind, beta, options):
     loss = make_loss(name, beta, **options)
     assert type(loss) is kind
-    assert_close(loss(z, y), contrastive_loss(z, y, beta=beta, supervised=name.endswith('scl'), **options), rtol=0, atol=0)
+    assert_close(loss(z, y), contrastive_loss(z, y, beta=beta, supervised=name.endswith('scl'), **options), rtol=0,
+        atol=0)
 
 @pytest.mark.parametrize('name', exact)
 def test_drawn_methods_draw_from_their_law(name):
     beta, sup = 3.*methods[name].hard, methods[name].supervised
     loss = make_loss(name, beta, k=4, generator=seeded(), tau=.5)
     assert type(loss) is SampledLoss and loss.k==4
-    assert_close(loss(z, y), sampled_loss(z, y, k=4, beta=beta, supervised=sup, tau=.5, generator=seeded()), rtol=0, atol=0)
+    assert_close(loss(z, y), sampled_loss(z, y, k=4, beta=beta, supervised=sup, tau=.5, generator=seeded()), rtol=0,
+        atol=0)
 
 def test_the_drawn_method_takes_its_own_number():
     assert make_loss('sampled', 2.).k==256 and make_loss('sampled', 2., k=7).k==7
@@ -134,16 +139,19 @@ def test_one_definition(toys):
 @pytest.mark.parametrize('ask, err, msg', [
     (dict(method='hcl'), ValueError, "method: expected one of scl, hscl, "),
     (dict(method=None), ValueError, "method: expected one of scl, hscl, "),
-    (dict(method='scl', beta=5.), ValueError, 'beta: expected 0 for scl, which has no hardness (use hscl for beta > 0), got 5.0'),
+    (dict(method='scl', beta=5.), ValueError,
+    'beta: expected 0 for scl, which has no hardness (use hscl for beta > 0), got 5.0'),
     (dict(method='supcon', beta=5.), ValueError, 'beta: expected 0 for supcon, which has no hardness, got 5.0'),
     (dict(method='hscl', beta=-1), ValueError, 'beta: expected a finite number >= 0, got -1'),
     (dict(method='hscl', beta=float('nan')), ValueError, 'beta: expected a finite number >= 0, got nan'),
     (dict(method='hscl', beta='5'), TypeError, "beta: expected a number >= 0, got '5'"),
     (dict(method='hscl', k=0), ValueError, 'k: expected a whole number >= 1, got 0'),
     (dict(method='hscl', k=2.5), TypeError, 'k: expected a whole number >= 1, got 2.5'),
-    (dict(method='supcon', k=8), ValueError, 'k: expected None for supcon (drawn negatives: scl, hscl, ucl, hucl, toy2), got 8'),
+    (dict(method='supcon', k=8), ValueError,
+    'k: expected None for supcon (drawn negatives: scl, hscl, ucl, hucl, toy2), got 8'),
     (dict(method='hscl', hardening='tip'), ValueError, "got 'tip'; did you mean 'top'?"),
-    (dict(method='ucl', hardening='top'), ValueError, 'hardening: expected exp for ucl (another hardening: hscl, hucl), got top'),
+    (dict(method='ucl', hardening='top'), ValueError,
+    'hardening: expected exp for ucl (another hardening: hscl, hucl), got top'),
     (dict(method='supcon', hardening='top'), ValueError, 'hardening: expected exp for supcon'),
     (dict(method='hscl', hardening='top', k=8), ValueError, 'hardening: expected exp where negatives are drawn'),
     (dict(method='hscl', hardening='top', tau_plus=.1), TypeError, 'got tau_plus'),
@@ -160,7 +168,9 @@ def test_refusals_are_one_line(ask, err, msg, toys):
 def test_attributes_survive_a_copy_and_a_pickle():
     "Losses travel to other processes with their options."
     import copy, pickle
-    for loss in (make_loss('hscl', 2., tau=.5), make_loss('hucl', 2., hardening='power'), make_loss('hscl', 2., hardening='top')):
+    for loss in (make_loss('hscl', 2., tau=.5), make_loss('hucl', 2., hardening='power'),
+        make_loss('hscl', 2., hardening='top')):
         for twin in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
             assert_close(twin(z, y), loss(z, y), rtol=0, atol=0)
-    assert_close(make_loss('hucl', 2., hardening='power')(z, y), general_loss(z, y, eta=Polynomial(2.), supervised=False), rtol=0, atol=0)
+    assert_close(make_loss('hucl', 2., hardening='power')(z, y), general_loss(z, y, eta=Polynomial(2.),
+        supervised=False), rtol=0, atol=0)

@@ -4,11 +4,16 @@ import pytest
 from hypothesis import given, strategies as st
 from hardcl_nb.tables import Table, augmentations, datasets, encoders, find, hardenings, methods, metrics
 
-tables = dict(methods=methods, hardenings=hardenings, datasets=datasets, encoders=encoders, augmentations=augmentations, metrics=metrics)
+tables = dict(methods=methods, hardenings=hardenings, datasets=datasets, encoders=encoders,
+    augmentations=augmentations, metrics=metrics)
 
 def test_import_and_listing_are_light():
     "Neither torch nor numpy, also when all names and facts are shown."
-    code = f"import sys; from hardcl_nb.tables import {', '.join(tables)}; repr([{', '.join(tables)}]); methods.facts('hscl'); sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    names = ', '.join(tables)
+    code = f"""import sys
+from hardcl_nb.tables import {names}
+repr([{names}]), methods.facts('hscl')
+sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"""
     assert subprocess.run([sys.executable, '-c', code]).returncode==0
 
 @pytest.mark.parametrize('kind, name', [(k, n) for k,t in tables.items() for n in t])
@@ -44,7 +49,8 @@ def test_a_decorator_is_one_definition():
     (lambda: methods.load('HSCL'), ValueError, "method: expected one of scl, hscl, "),
     (lambda: datasets.load('cifar'), ValueError, "got 'cifar'; did you mean 'cifar10"),
     (lambda: methods.add('scl', len), ValueError, "method: expected a new name; scl is taken, got 'scl'"),
-    (lambda: methods.add('x', len, supervized=True), ValueError, 'facts: expected facts of a method: label, supervised, hard, general, bound, got supervized'),
+    (lambda: methods.add('x', len, supervized=True), ValueError,
+    'facts: expected facts of a method: label, supervised, hard, general, bound, got supervized'),
     (lambda: methods.add('x y', len), ValueError, "method: expected a name of letters, digits, -, _ and ., got 'x y'"),
     (lambda: methods.add('x', 3), ValueError, "target: expected a function, or text such as 'module:attribute', got 3"),
     (lambda: metrics.load('nc1'), ValueError, "metric: expected a name with a function of its own, got 'nc1'"),

@@ -12,13 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 from ..checks import check_count, check_number, need
-from .exact import LossOptions, check_batch, check_weight, debias, formed, outer
+from .exact import LossOptions, check_alone, check_batch, debias, formed, outer, result_type
 
 # %% ../../nbs/21_estimators.ipynb #c10d88c7
 def pools(
-    y:Tensor,        # Labels, (n,)
-    rows:Tensor,     # Anchors: places in the batch, (b,)
-    supervised:bool  # Negatives from other labels only? else from everything but the anchor
+    y:Tensor, rows:Tensor, # Labels, (n,); anchors: places in the batch, (b,)
+    supervised:bool        # Negatives from other labels only? else from everything but the anchor
 ) -> tuple[Tensor, Tensor]: # Masks (b, n), True for positives, and for allowed negatives
     "Positives and allowed negatives of some anchors."
     same = y[rows][:,None]==y
@@ -27,17 +26,15 @@ def pools(
 
 # %% ../../nbs/21_estimators.ipynb #0213dcd2
 def similarities(
-    z:Tensor,    # Embeddings, (n, d)
-    rows:Tensor, # Anchors: places in the batch, (b,)
-    tau:float    # Temperature, > 0
+    z:Tensor, rows:Tensor, # Embeddings, (n, d); anchors: places in the batch, (b,)
+    tau:float              # Temperature, > 0
 ) -> Tensor: # s, (b, n), but for a constant in each row, which keeps small differences exact
     "Similarities of some anchors to all samples."
     with torch.autocast(z.device.type, enabled=False): return (z[rows]/tau)@(z-z.detach().mean(0)).T
 
 def log_tilt(
-    s:Tensor,   # Similarities, (b, n)
-    neg:Tensor, # Allowed negatives, (b, n)
-    beta:float  # Hardness, >= 0
+    s:Tensor, neg:Tensor, # Similarities, and True for allowed negatives, (b, n)
+    beta:float            # Hardness, >= 0
 ) -> Tensor: # log w, (b, n)
     "Logarithm of the tilted law of a negative; masked after the multiplication, since 0·(−∞) is NaN."
     return (beta*s).masked_fill(~neg, -math.inf).log_softmax(1)
@@ -49,7 +46,8 @@ def _draw(w, size, generator=None):
     cdf = w.cumsum(1, dtype=kind)
     u = torch.rand(len(w), size, dtype=kind, device=w.device, generator=generator).mul_(cdf[:,-1:])
     step = 2**max(0, (n-1).bit_length()-1)
-    cdf = F.pad(cdf.masked_fill(cdf==cdf[:,-1:], math.inf), (0, 2*step-n), value=math.inf) # u may be rounded up to the total
+    cdf = cdf.masked_fill(cdf==cdf[:,-1:], math.inf) # u may be rounded up to the total
+    cdf = F.pad(cdf, (0, 2*step-n), value=math.inf)
     at = (cdf[:,step-1:step]<=u).long().mul_(step)
     while step := step//2: at.add_(cdf[:,step-1:].gather(1, at)<=u, alpha=step)
     return at
@@ -90,25 +88,24 @@ def _checked(z, y, supervised, weight=None, generator=None):
     "A checked batch, and each row's number of positives."
     b = check_batch(z, y, supervised, weight)
     right = generator is None or isinstance(generator, torch.Generator) and generator.device.type==z.device.type
-    need(right, 'generator', getattr(generator, 'device', type(generator).__name__), f'a torch.Generator on {z.device}, where z is')
+    need(right, 'generator', getattr(generator, 'device', type(generator).__name__),
+        f'a torch.Generator on {z.device}, where z is')
     return b, b.size-1
 
 # %% ../../nbs/21_estimators.ipynb #48cb2a4f
 def sampled_loss(
-    z:Tensor,              # Embeddings, (n, d)
-    y:Tensor,              # Labels, (n,)
-    *,
+    z:Tensor, y:Tensor, *, # Embeddings, (n, d); labels, (n,)
     k:int=256,             # Negatives drawn per positive pair, with replacement
     beta:float=0.,         # Hardness β >= 0 of the law that they are drawn from
     supervised:bool=True,  # Draw from the other labels? (else from everything but the anchor)
-    alpha:float=1.,        # α >= 0
-    q:float|str=1.,        # q > 0; 'sum': the number of allowed negatives
+    alpha:float=1., q:float|str=1., # α >= 0; q > 0, 'sum': the number of allowed negatives
     tau:float=1.,          # Temperature τ > 0
     weight:Tensor|None=None, # Weight of each anchor in the mean, (n,), >= 0; None: all alike
     generator:torch.Generator|None=None, # Source of the draws, on z's device
     chunk:int|None=None    # Anchors at a time; None keeps a block's draws below 2¹⁷, but on an accelerator 2²²
 ) -> Tensor: # The loss, a scalar
     "Contrastive loss with k drawn negatives per positive pair (Jiang et al. 2023, the estimator of their experiments)."
+    check_alone(z, 'sampled_loss')
     o, k = LossOptions(beta, supervised, True, alpha, q, tau).check(), check_count(k, 'k')
     b, m = _checked(z, y, supervised, weight, generator)
     rows = m.argsort(stable=True)[int((m==0).sum()):]
@@ -122,10 +119,10 @@ def sampled_loss(
 class SampledLoss(nn.Module):
     """The contrastive loss with k drawn negatives for each positive pair, called as loss(z, y).
 
-    Embeddings `z` (n, d), integer labels `y` (n,), to a scalar, float64 for float64 embeddings and else float32: the mean
-    over anchors of the mean over their positives of log(α + (q/k) Σ e^t). Draws follow the law w ∝ exp(βs) and have no
-    gradient, so that the weights are held fixed. It reproduces the published experiments (k = 256); to train, the exact
-    losses (`HSCL`) are faster and have no variance. `weight` (n,) weighs anchors, `beta` is the hardness of one call.
+    Embeddings `z` (n, d), integer labels `y` (n,), to a scalar, float64 for float64 embeddings and else float32: the
+    mean over anchors of the mean over their positives of log(α + (q/k) Σ e^t). Draws follow the law w ∝ exp(βs) and
+    have no gradient: the weights are held fixed. It reproduces the published experiments (k = 256); for training use
+    the exact loss (`HSCL`), which is faster and has no variance. `weight` (n,) weighs anchors; `beta` is for one call.
     Refused: NaN, a batch without a positive pair or a negative, a generator on another device, second derivatives.
     Source: Jiang et al. 2023 (arXiv 2311.05139), the experiments.
 
@@ -138,8 +135,7 @@ class SampledLoss(nn.Module):
         beta:float=0.,        # Hardness, >= 0
         k:int=256,            # Negatives drawn per positive pair, >= 1
         supervised:bool=True, # Draw from other labels only? else from everything but the anchor
-        alpha:float=1.,       # InfoNCE's constant, >= 0
-        q:float|str=1.,       # InfoNCE's weight of the negatives, > 0; 'sum': their number
+        alpha:float=1., q:float|str=1., # InfoNCE's constant, >= 0; weight of the negatives, > 0; 'sum': their number
         tau:float=1.,         # Temperature, > 0
         generator:torch.Generator|None=None, # Source of the draws; PyTorch's own, if None
         chunk:int|None=None   # Anchors at a time
@@ -185,32 +181,25 @@ def _expected(lw, e, neg, k, alpha):
 
 # %% ../../nbs/21_estimators.ipynb #b88eed1a
 def finite_k_loss(
-    z:Tensor,              # Embeddings, (n, d); memory is that of (pairs, n)
-    y:Tensor,              # Labels, (n,)
-    *,
+    z:Tensor, y:Tensor, *, # Embeddings, (n, d); labels, (n,); memory is that of (pairs, n)
     k:int,                 # Negatives per positive pair
     beta:float=0.,         # Hardness β >= 0
     supervised:bool=True,  # Negatives from the other labels? (else everything but the anchor)
     detach:bool=True,      # Hold the weights fixed in the gradient, as draws do?
-    alpha:float=1.,        # α >= 0
-    q:float|str=1.,        # q > 0; 'sum': the number of allowed negatives
+    alpha:float=1., q:float|str=1., # α >= 0; q > 0, 'sum': the number of allowed negatives
     tau:float=1.           # Temperature τ > 0
 ) -> Tensor: # E `sampled_loss`, a scalar; float64 for float64 embeddings, else float32
     "The expectation of `sampled_loss` over its draws, by one-dimensional quadrature; exact in float64."
-    k = check_count(k, 'k')
     lw,e,neg,share = _pairs(z, y, LossOptions(beta, supervised, detach, alpha, q, tau))
-    return (_expected(lw, e, neg, k, alpha)*share).sum().to(z.dtype if z.dtype==torch.float64 else torch.float32)
+    return (_expected(lw, e, neg, check_count(k, 'k'), alpha)*share).sum().to(result_type(z))
 
 # %% ../../nbs/21_estimators.ipynb #fdd5c585
 def sampling_error(
-    z:Tensor,              # Embeddings, (n, d)
-    y:Tensor,              # Labels, (n,)
-    *,
+    z:Tensor, y:Tensor, *, # Embeddings, (n, d); labels, (n,)
     k:int,                 # Negatives per positive pair
     beta:float=0.,         # Hardness β >= 0
     supervised:bool=True,  # Negatives from the other labels? (else everything but the anchor)
-    alpha:float=1.,        # α >= 0
-    q:float|str=1.,        # q > 0; 'sum': the number of allowed negatives
+    alpha:float=1., q:float|str=1., # α >= 0; q > 0, 'sum': the number of allowed negatives
     tau:float=1.           # Temperature τ > 0
 ) -> tuple[Tensor, Tensor]: # Bias against k → ∞ and standard deviation of `sampled_loss`, scalars
     "Bias and standard deviation of `sampled_loss` to leading order in 1/k (delta method)."
@@ -218,8 +207,7 @@ def sampling_error(
     one, two = (lw+e).logsumexp(1), (lw+2*e).logsumexp(1)
     r = (one-outer(one, alpha)).exp()
     var = r**2*torch.expm1(two-2*one).clamp(min=0)/check_count(k, 'k') # of each pair; rounding may leave it below 0
-    kind = torch.float64 if z.dtype==torch.float64 else torch.float32
-    return -(var*share).sum().to(kind)/2, (var*share**2).sum().sqrt().to(kind)
+    return -(var*share).sum().to(result_type(z))/2, (var*share**2).sum().sqrt().to(result_type(z))
 
 # %% ../../nbs/21_estimators.ipynb #da4126d4
 def debiased_mean(
@@ -248,8 +236,7 @@ def gradient_weights(
     beta:float=0.,      # Hardness β >= 0
     tau:float=1.,       # Temperature τ > 0
     detach:bool=True,   # Weights held fixed?
-    alpha:float=1.,     # α >= 0
-    q:float=1.          # q > 0
+    alpha:float=1., q:float=1. # α >= 0; q > 0
 ) -> Tensor: # dℓ/dc_j, (..., k); their sum is minus the derivative in c_pos
     "How strongly the exact loss of one pair pushes each negative away; below 0: pulls it closer."
     LossOptions(beta=beta, detach=detach, alpha=alpha, q=check_number(q, 'q', low=0, strict=True), tau=tau).check()

@@ -57,9 +57,28 @@ def debias(
     gone = torch.where(ok, a, 1.).neg().expm1().neg() # 1 keeps the slope of log finite where the floor is taken
     return torch.where(ok, torch.maximum(x+gone.log()-prior.neg().log1p(), floor), floor)
 
+# %% ../../nbs/20_exact.ipynb #c6a1e0d9
+class _Precision:
+    "The rule of precision, for options that say how steep a loss is."
+    def steep(self, square=1., cone=0.):
+        "Does float32 lose digits? `square`: the largest ‖z‖²; `cone`: ‖mean z‖² over the variance around it."
+        if self.tau_plus>0 or self.beta>0 and not self.detach: return True
+        most = 16.2 if self.supervised else 4.04 # a unit length may come out of rounding a little longer
+        return (1+self.beta)/self.tau*square>most or cone>64
+
+    def wide(self, z, look):
+        "Compute in float64? By the options alone, or with a `look` at the embeddings z (n, d)."
+        if z.dtype==torch.float64 or z.device.type=='mps': return z.dtype==torch.float64 # mps has no float64
+        if not look or self.steep(0.): return self.steep()
+        x = z.detach().float()
+        length, c = torch.linalg.vector_norm(x, dim=1), x.mean(0)
+        top, total, mean = float(length.max()), float(length@length), float(c@c)
+        var = max(total/len(x)-mean, 0.)
+        return self.steep(top*top, mean/var if var else mean*1e30)
+
 # %% ../../nbs/20_exact.ipynb #6552bb11
 @dataclass(frozen=True)
-class LossOptions:
+class LossOptions(_Precision):
     "Options of a contrastive loss: checked once, by whoever is called first, then passed on."
     beta:float=0.        # Hardness, >= 0
     supervised:bool=True # Negatives from other labels only?
@@ -82,22 +101,6 @@ class LossOptions:
     def log_q(self, count):
         "log q of anchors with `count` negatives, same shape."
         return count.log() if self.q=='sum' else torch.full_like(count, self.q).log()
-
-    def steep(self, square=1., cone=0.):
-        "Does float32 lose digits? `square`: the largest ‖z‖²; `cone`: ‖mean z‖² over the variance around it."
-        if self.tau_plus>0 or self.beta>0 and not self.detach: return True
-        most = 16.2 if self.supervised else 4.04 # a unit length may come out of rounding a little longer
-        return (1+self.beta)/self.tau*square>most or cone>64
-
-    def wide(self, z, look):
-        "Compute in float64? By the options alone, or with a `look` at the embeddings z (n, d)."
-        if z.dtype==torch.float64 or z.device.type=='mps': return z.dtype==torch.float64 # mps has no float64
-        if not look or self.steep(0.): return self.steep()
-        x = z.detach().float()
-        length, c = torch.linalg.vector_norm(x, dim=1), x.mean(0)
-        top, total, mean = float(length.max()), float(length@length), float(c@c)
-        var = max(total/len(x)-mean, 0.)
-        return self.steep(top*top, mean/var if var else mean*1e30)
 
 # %% ../../nbs/20_exact.ipynb #76200479
 def transformed(z:Tensor) -> bool: # Embeddings -> True inside torch.func's transforms and forward-mode differentiation
@@ -124,8 +127,7 @@ def _rows(z, y, size, o):
     A = _tilted_lse(s, drop, o.beta, o.detach)
     x = A-s if not o.tau_plus else debias(A-s, -1/o.tau-s-(zt@c)[:,None], o.tau_plus)
     x = x+o.log_q((~drop).sum(1, keepdim=True).to(s))
-    pos = same.clone().fill_diagonal_(False)
-    return (outer(x, o.alpha)*pos).sum(1)/(size-1).clamp(min=1)
+    return (outer(x, o.alpha)*same.clone().fill_diagonal_(False)).sum(1)/(size-1).clamp(min=1)
 
 # %% ../../nbs/20_exact.ipynb #275422de
 def check_pairs(size:Tensor, supervised:bool, n:int|None=None) -> None: # Class sizes; other labels only?; all labels

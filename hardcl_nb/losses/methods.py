@@ -33,7 +33,7 @@ class Nearest:
     at:float # Smallest similarity kept
     factorises = True
     def __post_init__(self): check_number(self.at, 'at')
-    def of(self, s:Tensor, mask:Tensor|None=None) -> Threshold: # Similarities to a pool (..., n); which may be negatives
+    def of(self, s:Tensor, mask:Tensor|None=None) -> Threshold: # Similarities to a pool (..., n); who may be a negative
         "The threshold of each pool."
         closest = (s if mask is None else s.masked_fill(~mask, -math.inf)).amax(-1, keepdim=True)
         return Threshold(closest.clamp(max=self.at))

@@ -85,7 +85,8 @@ def _is_number(text):
 def _heading(first, second):
     "Is the first line of a table its heading?"
     over = any(b is not None and not _is_number(a) and _is_number(b) for a,b in zip(first, second))
-    counts = len(first)>1 and first==[str(i) for i in range(len(first))]
+    whole = all(str(b).isdigit() for b in second)
+    counts = len(first)>1 and first==[str(i) for i in range(len(first))] and not whole
     return over or counts or any(a.lower() in y_keys for a in first)
 
 # %% ../../nbs/67_arrays.ipynb #5df891b2

@@ -36,6 +36,7 @@ class Diagnosis(Findings):
     def __repr__(self): return text_report(self)
     def _repr_html_(self): return f'<p><b>{escape(self.verdict)}</b></p>{_tables(self)}'
 
+# %% ../../nbs/68_diagnose.ipynb #261a62e5
 def diagnose(
     z:'Tensor|ndarray', # Embeddings, (n, d), n >= 2, a tensor or an array
     y:'Tensor|ndarray|None'=None, # Integer labels, (n,), if there are any
@@ -127,7 +128,7 @@ def _figures(f):
     if f.class_map is None: return out
     from hardcl_nb.measures.centres import plot_class_map
     alt = f'Two maps of {len(f.class_map.labels)} classes: cosines of their means, and confusion of the nearest centre'
-    said = f'Classes against classes: cosines (white: {f.class_map.etf_cosine:.2f}, as in a simplex ETF), confusion.'
+    said = f'Classes against classes: cosines (pale: near {f.class_map.etf_cosine:.2f}, the ETF value), confusion.'
     return out+embed_figure(plot_class_map(f.class_map, f.names), alt, said)
 
 # %% ../../nbs/68_diagnose.ipynb #ae74839a
@@ -178,7 +179,7 @@ def _check_out(out, overwrite):
 @dataclass(frozen=True)
 class DiagnoseOptions:
     "Diagnosis"
-    file:str=''           # Embeddings (n, d): .npy, .npz, .safetensors, .pt, .csv, .parquet; --file may be left out
+    file:str=''           # Embeddings (n, d): .npy, .npz, .safetensors, .pt, .csv, .parquet; FILE alone will do
     labels:str|None=None  # Labels, numbers or names: what FILE calls them, or a file of them (also .txt), or none
     key:str|None=None     # Name of the embeddings in FILE, if they have an unusual one
     out:str|None=None     # Folder for diagnosis.html, .txt, .json and the spectrum as .csv; only print if not given

@@ -153,6 +153,7 @@ def _numbered(v):
     names,y = np.unique(v, return_inverse=True)
     return y.reshape(v.shape), dict(enumerate(names.tolist()))
 
+# %% ../../nbs/67_embeddings.ipynb #d567b93f
 def _whole(v):
     "Floats that are whole numbers as integers; integers as they are."
     kind = v.dtype.name if isinstance(v, np.ndarray) else str(v.dtype).replace('torch.', '')

@@ -7,7 +7,7 @@ __all__ = ['experiments', 'kept', 'pairs', 'Experiment', 'declare', 'settings_of
            'load_results', 'ExperimentOptions', 'hardcl_experiment']
 
 # %% ../../nbs/69_experiments.ipynb #e08011d6
-import hashlib, json, math, os, platform, time
+import hashlib, json, math, os, platform, sys, time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -71,8 +71,8 @@ def digest_of(
     return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
 
 # %% ../../nbs/69_experiments.ipynb #53b29394
-kept:tuple[str, ...] = ('loss', 'gap', 'zero_sum', 'unit_norm', 'equal_inner', 'effective_rank', 'num_alive', 'within_class',
-    'train_acc', 'val_acc', 'test_acc')
+kept:tuple[str, ...] = ('loss', 'gap', 'zero_sum', 'unit_norm', 'equal_inner', 'effective_rank', 'num_alive',
+    'within_class', 'train_acc', 'val_acc', 'test_acc')
 
 def _digits(v):
     "A number with six digits; None where there is none."
@@ -110,7 +110,8 @@ def run_experiment(
     import torch
     cfgs, t = configs(experiment, seeds, **changes), time.perf_counter()
     run_all(cfgs, out, workers=workers, progress=progress)
-    names = [k for k in kinds if k not in places and (k in ('data', 'method', 'beta', 'seed') or len({str(getattr(c, k)) for c in cfgs})>1)]
+    vary = [k for k in kinds if k not in places and len({str(getattr(c, k)) for c in cfgs})>1]
+    names = [*dict.fromkeys(['data', 'method', 'beta', *vary, 'seed'])]
     runs = [_summary(c, p, names) for c,p in run_folders(cfgs, out).items()]
     changed = {k: v for k,v in changes.items() if k not in (*places, 'data')} # data count by their name
     about = dict(experiment=experiment.name, digest=digest_of(cfgs), seeds=seeds or experiment.seeds, changes=changed,
@@ -135,7 +136,8 @@ def load_results(
     exp = experiments.get(experiment) if isinstance(experiment, str) else experiment
     if exp is None: _no_experiment(experiment)
     path = Path(folder)/f'{exp.name}.json'
-    need(path.is_file(), 'experiment', f'no file {path}', f'results (hardcl_experiment {exp.name} --store {path})', FileNotFoundError)
+    how = f'results (hardcl_experiment --name {exp.name} --store {folder})'
+    need(path.is_file(), 'experiment', f'no file {path}', how, FileNotFoundError)
     got = json.loads(path.read_text(encoding='utf-8'))
     now = digest_of(configs(exp, got['seeds'], **got['changes']))
     need(got['digest']==now, 'experiment', f'{path}, made with other settings', f'results of {exp.name} as it stands')
@@ -148,12 +150,13 @@ def _no_experiment(name):
     need(False, 'experiment', repr(name)+(f'; did you mean {near[0]}?' if near else ''), f"one of {', '.join(experiments)}")
 
 # %% ../../nbs/69_experiments.ipynb #c132d58c
-pairs:list[tuple[str, float]] = [('scl', 0.), *(('hscl', b) for b in (2., 5., 10., 30.)), ('ucl', 0.), *(('hucl', b) for b in (2., 5., 10., 30.))]
+_hard = (2., 5., 10., 30.)
+pairs:list[tuple[str, float]] = [('scl', 0.), *(('hscl', b) for b in _hard), ('ucl', 0.), *(('hucl', b) for b in _hard)]
 
 declare('collapse', 'From a random start, which losses reach Neural Collapse, and does it matter for accuracy?',
-    'On the digits SCL, HSCL, UCL and HUCL with beta <= 2 reach it in the ball and on the sphere; HUCL with beta >= 10 does not '
-    '(its optimum is a shrunken ETF: radius .74, .65, ... below 1). On 100 classes none does in 400 steps; effective rank rises with beta for HSCL. '
-    'Without normalisation none does.',
+    'On the digits SCL, HSCL, UCL and HUCL with beta <= 2 reach it in the ball and on the sphere; HUCL with beta >= 10 '
+    'does not (its optimum is a shrunken ETF: radius .74, .65, ... below 1). On 100 classes none does in 400 steps; '
+    'effective rank rises with beta for HSCL. Without normalisation none does.',
     settings_of(data=['digits', 'latent100'], norm=['ball', 'sphere', 'none'], method__beta=pairs), seeds=5)
 
 def _kappa(kappas):
@@ -163,30 +166,40 @@ def _kappa(kappas):
     return saturating+decoupled+[('hscl', k-1., 1., 1.) for k in kappas if k>1]
 
 # %% ../../nbs/69_experiments.ipynb #befdb0da
-declare('kappa', 'Is hardness a low temperature in disguise? Rank against kappa = (1+beta)/tau, for a rate that saturates and two that do not.',
-    'Hardness at tau = 1 and the decoupled loss at tau = 1/kappa agree within 3 directions of 99 at every kappa on 100 latent classes, and rise; '
+declare('kappa', 'Is hardness a low temperature in disguise? Rank against kappa = (1+beta)/tau, for a rate that saturates '
+    'and two that do not.',
+    'Hardness at tau = 1 and the decoupled loss at tau = 1/kappa agree within 3 directions of 99 at every kappa '
+    'on 100 latent classes, and rise; '
     'SCL at tau = 1/kappa lies below both from kappa = 6 on by at least 8 directions, and falls beyond its best.',
     settings_of(data='latent100', method__beta__tau__alpha=_kappa((1., 2., 3., 6., 11., 31.))), seeds=5)
 
 _cifar = dict(data='cifar100', arch='small', batch_size=512, lr=1e-3, eval_every=440, amp=True, channels_last=True)
 
-declare('cifar100', 'All hundred classes of CIFAR-100, the protocol of the paper in little (no augmentation, ball of R^99, batch 512, Adam 1e-3).',
-    'Effective rank and accuracy: HSCL beta = 5 > beta = 2 > SCL; HUCL like HSCL up to beta = 5; at beta = 30 HUCL has a zero-sum above .3.',
+declare('cifar100', 'All hundred classes of CIFAR-100, the protocol of the paper in little (no augmentation, ball of R^99, '
+    'batch 512, Adam 1e-3).',
+    'Effective rank and accuracy: HSCL beta = 5 > beta = 2 > SCL; HUCL like HSCL up to beta = 5; at beta = 30 HUCL has '
+    'a zero-sum above .3.',
     settings_of(**_cifar, epochs=30, method__beta=pairs), seeds=1)
 
-declare('cifar100_why', 'Why do hard negatives work? Four arms: SCL (kappa 1), and kappa = 6 by hardness, by the decoupled loss, by temperature alone.',
-    'The decoupled loss at tau = 1/6 comes out with HSCL beta = 5 (accuracy within 3 points, rank within 5), SCL at tau = 1/6 between them and SCL.',
-    settings_of(**_cifar, epochs=30, method__beta__tau__alpha=[('scl', 0., 1., 1.), ('hscl', 5., 1., 1.), ('scl', 0., 1/6, 0.), ('scl', 0., 1/6, 1.)]), seeds=3)
+declare('cifar100_why', 'Why do hard negatives work? Four arms: SCL (kappa 1), and kappa = 6 by hardness, by the decoupled '
+    'loss, by temperature alone.',
+    'The decoupled loss at tau = 1/6 comes out with HSCL beta = 5 (accuracy within 3 points, rank within 5), SCL at '
+    'tau = 1/6 between them and SCL.',
+    settings_of(**_cifar, epochs=30, method__beta__tau__alpha=[('scl', 0., 1., 1.), ('hscl', 5., 1., 1.),
+        ('scl', 0., 1/6, 0.), ('scl', 0., 1/6, 1.)]), seeds=3)
 
 declare('cifar100_kappa', 'The same three ways to a kappa on CIFAR-100, from 2 to 31.',
-    'At every kappa the decoupled loss and hardness agree in accuracy within 3 points; temperature alone lies below both from kappa = 6 on.',
+    'At every kappa the decoupled loss and hardness agree in accuracy within 3 points; temperature alone lies below both '
+    'from kappa = 6 on.',
     settings_of(**_cifar, epochs=30, method__beta__tau__alpha=_kappa((2., 3., 11., 31.))), seeds=1)
 
 # %% ../../nbs/69_experiments.ipynb #18b2db78
 declare('hucl', 'Where does HUCL end? Attached weights against weights held fixed, ball against sphere, on the digits.',
-    'Attached weights end at the shrunken ETF: gap to the bound of the batch below .01, length of the class means at hucl_radius(10, beta) within .05; '
-    'on the sphere of R^9, where there is no direction to shrink into, the gap stays open. Weights held fixed drift past it: the gap is larger than attached at every beta.',
-    settings_of(data='digits', norm=['ball', 'sphere'], attached=[True, False], method__beta=[('hucl', b) for b in (1., 2., 4., 10.)], steps=900, eval_every=100), seeds=3)
+    'Attached weights end at the shrunken ETF: gap to the bound of the batch below .01, length of the class means at '
+    'hucl_radius(10, beta) within .05; on the sphere of R^9, where there is no direction to shrink into, the gap stays '
+    'open. Weights held fixed drift past it: the gap is larger than attached at every beta.',
+    settings_of(data='digits', norm=['ball', 'sphere'], attached=[True, False],
+        method__beta=[('hucl', b) for b in (1., 2., 4., 10.)], steps=900, eval_every=100), seeds=3)
 
 # %% ../../nbs/69_experiments.ipynb #34b35c7b
 @dataclass(frozen=True)
@@ -218,7 +231,8 @@ def _make(exp, o):
     if o.quick: changes = {**changes, 'epochs': None, 'steps': 20, 'eval_every': 20}
     store = None if o.store is None else Path(o.store)/f'{exp.name}.json'
     print(f'{exp.name}: {exp.question}\nPrediction: {exp.prediction}')
-    got = run_experiment(exp, Path(o.out)/exp.name, store=store, seeds=1 if o.quick else o.seeds, workers=o.workers, **changes)
+    out, seeds = Path(o.out)/exp.name, 1 if o.quick else o.seeds
+    got = run_experiment(exp, out, store=store, seeds=seeds, workers=o.workers, **changes)
     print(f"{len(got['runs'])} runs in {got['seconds']:.0f} s"+('' if store is None else f', results in {store}'))
 
-if __name__=='__main__' and os.path.basename(__import__('sys').argv[0])=='experiments.py': hardcl_experiment()
+if __name__=='__main__' and sys.argv[0].endswith('experiments.py'): hardcl_experiment()

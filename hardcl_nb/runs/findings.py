@@ -130,6 +130,7 @@ def _class_part(x, y, u, st, rep, top):
     return part|dict(centred=rep.zero_sum/rho, equal_length=(r.std(correction=0)/r.mean()).item(),
         equiangular=rep.equal_inner, width=rep.within_class_rms/rho)
 
+# %% ../../nbs/67_findings.ipynb #d95ede00
 def _named(names, classes):
     "Label -> name of the classes that occur."
     known = names if isinstance(names, dict) else dict(enumerate(names or ()))

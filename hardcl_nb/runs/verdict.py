@@ -71,6 +71,7 @@ def _on_samples(f):
     if rep is None: yield 'Give labels: without them, few classes look like a collapse.', f'{f.num_alive} alive'
     elif rep.one_sample: yield 'Take a second sample of each class.', f'{len(rep.one_sample)} classes with one'
 
+# %% ../../nbs/67_verdict.ipynb #88d89056
 def _on_rank(f):
     "Advice on the directions of the class means."
     if (rep := f.collapse) is None: return
@@ -89,6 +90,7 @@ _mend = dict(centred='Subtract the mean of the class means before taking cosines
 def _on_shape(f):
     "Advice on the geometry of the classes."
     over = {} if f.centred is None else {k: getattr(f, k)/limits[k] for k in nc_names}
+    if over.get('centred', 0)>1: del over['equiangular'] # its cosines are taken from 0: centre first
     for k in sorted(over, key=over.get, reverse=True):
         if over[k]>1: yield _mend[k], f'{k} {getattr(f, k):.2f}, limit {limits[k]:g}'
     if f.confused and f.confused[0].confused>limits['confused']:
