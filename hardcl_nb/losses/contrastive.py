@@ -28,16 +28,16 @@ def pick_engine(
     return 'kernel' if kernel_ready(z)=='' else 'tiled'
 
 # %% ../../nbs/25_contrastive.ipynb #05c2aaa0
-def _engine(b, o, engine):
-    "The engine for a checked batch; those that form their own gradient refuse what such a gradient cannot follow."
-    need(engine!='kernel' or not o.tau_plus, 'engine', "'kernel' with tau_plus > 0", "'plain', 'tiled' or 'auto' where negatives are debiased")
-    if engine=='auto': engine = pick_engine(b.z, o)
-    if engine!='plain': check_alone(b.z, engine)
-    return engine
+def _check_engine(engine, tau_plus):
+    "Refuse an unknown engine, and one that cannot do what is asked."
+    check_choice(engine, 'engine', ('auto', 'plain', 'tiled', 'kernel'))
+    debiased = "'plain', 'tiled' or 'auto' where negatives are debiased"
+    need(engine!='kernel' or not tau_plus, 'engine', "'kernel' with tau_plus > 0", debiased)
 
 def _compute(b, o, engine, validate):
-    "The loss of a checked batch."
-    chosen = _engine(b, o, engine)
+    "The loss of a checked batch; engines that form their own gradient refuse what such a gradient cannot follow."
+    chosen = pick_engine(b.z, o) if engine=='auto' else engine
+    if chosen!='plain': check_alone(b.z, chosen)
     if chosen=='tiled': return tiled(b, o)
     if chosen=='kernel':
         from hardcl_nb.losses.kernel import fused
@@ -74,8 +74,8 @@ def contrastive_loss(
     >>> round(hardcl_nb.contrastive_loss(z, y, beta=5.).item(), 4) # all similarities are 0: log 2
     0.6931
     """
-    check_choice(engine, 'engine', ('auto', 'plain', 'tiled', 'kernel'))
     o = LossOptions(beta, supervised, detach, alpha, q, tau, tau_plus).check()
+    _check_engine(engine, tau_plus)
     return _compute(check_batch(z, y, supervised, weight, reduction, validate), o, engine, validate)
 
 # %% ../../nbs/25_contrastive.ipynb #5d4b2c2a
@@ -86,8 +86,7 @@ def _keep(module, given):
     LossOptions(**{k: v for k,v in given.items() if k not in ('reduction', 'validate', 'engine')}).check()
     check_choice(given['reduction'], 'reduction', ('mean', 'none'))
     check_choice(given['validate'], 'validate', (True, False))
-    check_choice(given['engine'], 'engine', ('auto', 'plain', 'tiled', 'kernel'))
-    need(given['engine']!='kernel' or not given['tau_plus'], 'engine', "'kernel' with tau_plus > 0", "'plain', 'tiled' or 'auto' where negatives are debiased")
+    _check_engine(given['engine'], given['tau_plus'])
     for k,v in given.items(): setattr(module, k, v)
 
 # %% ../../nbs/25_contrastive.ipynb #b3d2ed50
@@ -131,13 +130,15 @@ class ContrastiveLoss(nn.Module):
 
     def extra_repr(self):
         "What differs from the defaults."
-        return ', '.join(f'{k}={getattr(self, k)!r}' for k,v in _names.items() if k in ('beta', 'supervised') or getattr(self, k)!=v)
+        told = [k for k,v in _names.items() if k in ('beta', 'supervised') or getattr(self, k)!=v]
+        return ', '.join(f'{k}={getattr(self, k)!r}' for k in told)
 
 # %% ../../nbs/25_contrastive.ipynb #4759ca15
 class SCL(ContrastiveLoss):
-    """Supervised contrastive loss: negatives from the other classes, all alike. Called as loss(z, y) with embeddings (n, d), labels (n,).
+    """Supervised contrastive loss: negatives from the other classes, all alike.
 
-    Options and refusals are those of `ContrastiveLoss` (Jiang et al. 2023, section 3).
+    Called as loss(z, y) with embeddings (n, d), labels (n,). Options and refusals are those of `ContrastiveLoss`
+    (Jiang et al. 2023, section 3).
 
     >>> import torch
     >>> round(hardcl_nb.SCL()(torch.eye(4), torch.tensor([0, 0, 1, 1])).item(), 4)
@@ -150,10 +151,12 @@ class SCL(ContrastiveLoss):
         super().__init__(0., True, detach=detach, alpha=alpha, q=q, tau=tau, tau_plus=tau_plus, reduction=reduction,
             validate=validate, engine=engine)
 
+# %% ../../nbs/25_contrastive.ipynb #c6a1e0e1
 class HSCL(ContrastiveLoss):
-    """Hard supervised contrastive loss: negatives from the other classes, tilted by exp(βs). Called as loss(z, y) with embeddings (n, d), labels (n,).
+    """Hard supervised contrastive loss: negatives from the other classes, tilted by exp(βs).
 
-    Options and refusals are those of `ContrastiveLoss` (Jiang et al. 2023, section 3, hard negatives).
+    Called as loss(z, y) with embeddings (n, d), labels (n,). Options and refusals are those of `ContrastiveLoss`
+    (Jiang et al. 2023, section 3, hard negatives).
 
     >>> import torch
     >>> round(hardcl_nb.HSCL(beta=5.)(torch.eye(4), torch.tensor([0, 0, 1, 1])).item(), 4)
@@ -169,9 +172,10 @@ class HSCL(ContrastiveLoss):
 
 # %% ../../nbs/25_contrastive.ipynb #7df2c284
 class UCL(ContrastiveLoss):
-    """Unsupervised contrastive loss: negatives from everywhere but the anchor, all alike. Called as loss(z, y) with embeddings (n, d), labels (n,).
+    """Unsupervised contrastive loss: negatives from everywhere but the anchor, all alike.
 
-    Options and refusals are those of `ContrastiveLoss` (Jiang et al. 2023, section 3).
+    Called as loss(z, y) with embeddings (n, d), labels (n,). Options and refusals are those of `ContrastiveLoss`
+    (Jiang et al. 2023, section 3).
 
     >>> import torch
     >>> round(hardcl_nb.UCL()(torch.eye(4), torch.tensor([0, 0, 1, 1])).item(), 4)
@@ -184,10 +188,12 @@ class UCL(ContrastiveLoss):
         super().__init__(0., False, detach=detach, alpha=alpha, q=q, tau=tau, tau_plus=tau_plus, reduction=reduction,
             validate=validate, engine=engine)
 
+# %% ../../nbs/25_contrastive.ipynb #c6a1e0e2
 class HUCL(ContrastiveLoss):
-    """Hard unsupervised contrastive loss: negatives from everywhere but the anchor, tilted by exp(βs). Called as loss(z, y) with embeddings (n, d), labels (n,).
+    """Hard unsupervised contrastive loss: negatives from everywhere but the anchor, tilted by exp(βs).
 
-    Options and refusals are those of `ContrastiveLoss` (Jiang et al. 2023, section 3, hard negatives).
+    Called as loss(z, y) with embeddings (n, d), labels (n,). Options and refusals are those of `ContrastiveLoss`
+    (Jiang et al. 2023, section 3, hard negatives).
 
     >>> import torch
     >>> round(hardcl_nb.HUCL(beta=5.)(torch.eye(4), torch.tensor([0, 0, 1, 1])).item(), 4)

@@ -252,8 +252,8 @@ def _instead(z, y, weight, beta, supervised, detach, alpha, q, tau, grad):
 _options = 'float beta, bool supervised, bool detach, float alpha, float q, float tau, str precision'
 _mean = torch.library.custom_op('hardcl_nb::kernel_mean', lambda *a: _compute(*a)[1:], mutates_args=(),
     schema=f'(Tensor z, Tensor y, Tensor? weight, {_options}, bool grad) -> (Tensor, Tensor)')
-_one_row = lambda z, y, *a: _compute(z, y, None, *a, False)[0]
-_rows = torch.library.custom_op('hardcl_nb::kernel_rows', _one_row, mutates_args=(),
+_losses = lambda z, y, *a: _compute(z, y, None, *a, False)[0]
+_rows = torch.library.custom_op('hardcl_nb::kernel_rows', _losses, mutates_args=(),
     schema=f'(Tensor z, Tensor y, {_options}) -> Tensor')
 
 @_mean.register_fake
