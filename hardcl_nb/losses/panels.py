@@ -125,7 +125,10 @@ def _panel(s, win, own, start, floor, npos, nneg, weight, o):
 # %% ../../nbs/22_panels.ipynb #b0a1d2f5
 def _fine(x): return torch.float32 if x.device.type=='mps' else torch.float64 # mps has no float64
 
-def sorted_rows(z, y, cols, y_cols, own, o, validate=False):
+def sorted_rows(
+    z:Tensor, y:Tensor, cols:Tensor, y_cols:Tensor, # Anchors (r, d), their labels; columns (n, d), theirs
+    own:Tensor, o:LossOptions, validate:bool=False  # The column that is the anchor itself, or -1; options; look?
+) -> SimpleNamespace: # What `panels` needs
     "Rows and columns sorted by label, the columns centred, and what labels tell."
     (y, by_row), (y_cols, by_col) = y.sort(stable=True), y_cols.sort(stable=True)
     place = torch.empty_like(by_col).scatter_(0, by_col, torch.arange(len(by_col), device=z.device))
@@ -145,7 +148,10 @@ def sorted_rows(z, y, cols, y_cols, own, o, validate=False):
         nneg=nneg.to(r), r=r/o.tau, x=x, c=c, floor=-(1+r@c)/o.tau, work=work, out=out, look=look)
 
 # %% ../../nbs/22_panels.ipynb #04bdc1c6
-def panels(t, weight, grad, o, chunk=0):
+def panels(
+    t:SimpleNamespace, weight:Tensor|None, # From `sorted_rows`; weights of rows in the gradient (r,), None is 1
+    grad:bool, o:LossOptions, chunk:int=0  # Form the gradient too?; options; rows of a panel, 0: as fits
+) -> tuple[Tensor,Tensor|None,Tensor|None]: # Losses (r,); Σ weight·∂loss by rows (r, d), by columns (n, d)
     "Losses of rows, and Σ weight·∂loss by rows and by columns, a panel at a time."
     loss, n = torch.empty_like(t.npos), len(t.x)
     weight = torch.where(t.npos>0, 1. if weight is None else weight.detach()[t.by_row].to(t.npos), 0.)
