@@ -142,8 +142,6 @@ class _Watched:
         except Exception as e:
             self.error = e
             raise
-        if self.result is None or self.result is ...:
-            raise NotYet(f'{self.call} returned {self.result}: is the stub filled in?')
         return self.result
 
 # %% ../nbs/00_notation.ipynb #8b7f3082
@@ -168,6 +166,9 @@ def _explain(f, e):
     if not isinstance(f, _Watched): return f'you gave {_short(f)}: {_said(e)}'
     if e is f.error: return f'{f.call} raised {type(e).__name__}: {e}{_line_of(f, e)}'
     if f.call is None: return _said(e)
+    if f.result is None or f.result is ...:
+        expected = f' ({_said(e)})' if isinstance(e, AssertionError) else ''
+        return f'{f.call} returned {f.result}: is the stub filled in?{expected}'
     return f'{f.call}: you gave {_short(f.result)}; {_said(e)}'
 
 def _said(e):
