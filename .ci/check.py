@@ -1,10 +1,9 @@
 """The checks before the tests: notebooks are clean, modules are their notebooks' exports, every notebook runs, the pages can be built.
 
-    python .ci/check.py            all of it
+    python .ci/check.py            all of it, but for the cells marked slow
     python .ci/check.py 05 11      run only the notebooks with these prefixes
 """
-import hashlib, os, subprocess, sys, time
-from concurrent.futures import ThreadPoolExecutor
+import hashlib, importlib, multiprocessing.connection, os, subprocess, sys, tempfile, time
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
@@ -27,20 +26,46 @@ def unchanged(what, code):
     if r.returncode or bad: sys.exit(f"{what} failed or changed files: {', '.join(bad)}\n{r.stdout}")
     print(f'{what}: nothing changed')
 
-def notebook(path):
-    "Run one notebook in a process of its own, with the solutions of its exercises."
-    t = time.perf_counter()
-    r = subprocess.run([sys.executable, str(root/'.ci/notebook.py'), str(path), 'gpu', 'slow', 'notest'], env=env, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    print(f"{path.stem}: {'ok' if not r.returncode else 'FAILED'} ({time.perf_counter()-t:.0f} s)", flush=True)
-    return None if not r.returncode else f'{path}\n{r.stdout}'
+def warm():
+    "Import what nearly every notebook needs, none of it ours: the processes of the notebooks are copies of this one."
+    os.environ.update(env)
+    sys.path[:0] = [str(root/'.ci')]
+    for m in ('torch', 'torch.utils.checkpoint', 'torch._dynamo', 'scipy.optimize', 'scipy.stats', 'sklearn.linear_model',
+        'matplotlib.pyplot', 'matplotlib_inline.backend_inline', 'ipywidgets', 'fastcore.test', 'nbdev.showdoc', 'notebook'): importlib.import_module(m)
+
+def child(path, skip, out):
+    "Run one notebook, all that it prints to a file."
+    with open(out, 'w') as f:
+        os.dup2(f.fileno(), 1)
+        os.dup2(f.fileno(), 2)
+    import notebook
+    good = notebook.run(path, skip)
+    sys.stdout.flush()
+    sys.exit(not good)
+
+def run_notebooks(paths, skip, folder):
+    "Run notebooks, each in a process of its own, as many at a time as there are cores; what the failed ones printed."
+    start, left, running, bad = multiprocessing.get_context('fork').Process, list(paths), {}, []
+    while left or running:
+        while left and len(running)<max(1, min(os.cpu_count() or 1, 8)):
+            path = left.pop(0)
+            p = start(target=child, args=(path, skip, Path(folder)/path.stem))
+            p.start()
+            running[p.sentinel] = p, path, time.perf_counter()
+        for s in multiprocessing.connection.wait(list(running)):
+            p, path, t = running.pop(s)
+            p.join()
+            print(f"{path.stem}: {'FAILED' if p.exitcode else 'ok'} ({time.perf_counter()-t:.0f} s)", flush=True)
+            if p.exitcode: bad.append(f'{path}\n{(Path(folder)/path.stem).read_text()}')
+    return bad
 
 def main(prefixes):
     if not prefixes:
         unchanged('nbdev_clean', 'from nbdev.clean import nbdev_clean; nbdev_clean()')
         unchanged('nbdev_export', 'from nbdev.doclinks import nbdev_export; nbdev_export()')
     nbs = [p for p in sorted(root.glob('nbs/*.ipynb')) if not prefixes or p.name.startswith(tuple(prefixes))]
-    with ThreadPoolExecutor(max(1, min(os.cpu_count() or 1, 8))) as pool: bad = [b for b in pool.map(notebook, nbs) if b]
+    warm()
+    with tempfile.TemporaryDirectory() as folder: bad = run_notebooks(nbs, {'gpu', 'notest', 'slow'}, folder)
     if bad: sys.exit('\n'.join(bad))
     if not prefixes:
         r = python('from nbdev.quarto import refresh_quarto_yml; from nbdev.serve import proc_nbs; refresh_quarto_yml(); proc_nbs(force=True)')

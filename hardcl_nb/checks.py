@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+else: Tensor = type('Tensor', (), {}) # what help shows; torch itself is loaded when a tensor is checked
 
 # %% ../nbs/00_notation.ipynb #e8788e48
 class Refused(ValueError):

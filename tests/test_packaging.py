@@ -1,5 +1,5 @@
 "The wheel: what it holds, what it needs, and that it works without the tools of its makers."
-import configparser, os, re, subprocess, sys, zipfile
+import configparser, os, re, shutil, subprocess, sys, zipfile
 from pathlib import Path
 import pytest
 
@@ -10,16 +10,14 @@ def wheel(tmp_path_factory):
     "The wheel, built from a copy of what is tracked: nothing is left in the repository."
     src,out = tmp_path_factory.mktemp('src'),tmp_path_factory.mktemp('out')
     for f in ('settings.ini', 'setup.py', 'README.md', 'LICENSE', 'MANIFEST.in'): (src/f).write_bytes((root/f).read_bytes())
-    (src/'hardcl_nb').mkdir()
-    for f in (root/'hardcl_nb').iterdir():
-        if f.is_file(): (src/'hardcl_nb'/f.name).write_bytes(f.read_bytes())
+    shutil.copytree(root/'hardcl_nb', src/'hardcl_nb', ignore=shutil.ignore_patterns('__pycache__'))
     subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', str(out), str(src)], check=True)
     return next(out.glob('*.whl'))
 
 def test_wheel_holds_every_module_and_the_type_marker(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    for f in (root/'hardcl_nb').iterdir():
-        if f.is_file(): assert f'hardcl_nb/{f.name}' in names, f.name
+    for f in (root/'hardcl_nb').rglob('*'):
+        if f.is_file() and '__pycache__' not in f.parts: assert str(f.relative_to(root)) in names, f
     assert not any(n.startswith(('nbs', 'tests')) for n in names)
 
 def test_wheel_metadata(wheel):

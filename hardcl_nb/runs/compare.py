@@ -26,7 +26,7 @@ def run_folders(
     "Where the runs are, or will be."
     from hardcl_nb.runs.storage import axes_between, runs_in
     axes, there = axes_between([asdict(c) for c in cfgs]), {}
-    if axes and (Path(out)/'runs').is_dir(): there = {_what(s): p for p in runs_in(out) if (s := _stored(p))}
+    if (Path(out)/'runs').is_dir(): there = {_what(s): p for p in runs_in(out) if (s := _stored(p))}
     made = {c: there.get(_what(asdict(c)), Path(out)/'runs'/run_name(c, axes)) for c in cfgs}
     twice = next((p.name for p in made.values() if [*made.values()].count(p)>1), None)
     all_data, all_betas = (', '.join(dict.fromkeys(str(getattr(c, k)) for c in cfgs)) for k in ('data', 'beta'))
@@ -121,7 +121,7 @@ def run_all(
     out:str|Path,           # Folder of the comparison; each run has a folder under `runs/` in it
     *,
     workers:int=0,          # Processes; 0 for one per core, at most 8
-    threads:int=1,          # Threads of each, 0 to share the cores among the workers; with more, sums are rounded otherwise
+    threads:int=1,          # Threads of each, 0 to share the cores; with more, sums are rounded otherwise
     overwrite:bool=False,   # Train again what is there; otherwise finished runs are kept and unfinished ones go on
     progress:bool=True      # Show how far it is?
 ) -> None:
@@ -186,9 +186,8 @@ def _grid(got):
     for one,many in _singular.items():
         if got.get(one) is not None: got.setdefault(many, got[one]) # the settings of one run are lists of one
         got.pop(one, None)
-    named = {f.name for f in fields(CompareLists)}
-    lists = {k: v if isinstance(v, (list, str)) else [v] for k,v in got.items() if k in named}
-    rest = {k: v for k,v in got.items() if k not in named}
+    named, as_list = {f.name for f in fields(CompareLists)}, lambda v: v if isinstance(v, (list, str)) else [v]
+    lists, rest = {k: as_list(got[k]) for k in got if k in named}, {k: v for k,v in got.items() if k not in named}
     for k,vs in rest.items():
         if isinstance(vs, list):
             for v in vs: v is None or check_type(v, k, kinds[k])
@@ -211,10 +210,10 @@ def _check_folder(how):
     need(ours, 'out', f"{out}, which holds {', '.join(there)} but no runs", 'the folder of a comparison to resume')
 
 # %% ../../nbs/66_compare.ipynb #d969cfcd
-_intro = """Mean over seeds ± one standard deviation. NC: do all seeds reach Neural Collapse, by zero-sum ≤ 0.05, unit-norm
-≤ 0.01 and equal-inner ≤ 0.03? Gap: loss minus the provable lower bound, which knows the hardness, on a class-balanced
-probe; it does not exist without normalisation. Validation samples are held out of the training part; the test part is
-used once, at the end of each run."""
+_intro = """Mean over seeds ± one standard deviation. NC: do all seeds reach Neural Collapse, by zero-sum ≤ 0.05,
+unit-norm ≤ 0.01 and equal-inner ≤ 0.03? Gap: loss minus the provable lower bound, which knows the hardness,
+on a class-balanced probe; it does not exist without normalisation. Validation samples are held out of the training
+part; the test part is used once, at the end of each run."""
 
 def _compare(cfgs, how):
     "Train, collect, report."

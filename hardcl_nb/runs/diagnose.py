@@ -22,6 +22,7 @@ if TYPE_CHECKING: # the command line must not wait for these
     from matplotlib.figure import Figure
     from numpy import ndarray
     from torch import Tensor
+else: Figure, ndarray, Tensor = (type(k, (), {}) for k in ('Figure', 'ndarray', 'Tensor')) # what help shows
 
 # %% ../../nbs/68_diagnose.ipynb #1ecee9cd
 @dataclass(frozen=True, repr=False)

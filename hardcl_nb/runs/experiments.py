@@ -94,7 +94,8 @@ def _summary(cfg, folder, names):
 def _machine(device):
     "The card, if one was used, else the number of cores."
     import torch
-    return torch.cuda.get_device_name() if torch.cuda.is_available() and device!='cpu' else f'{os.cpu_count()} CPU cores'
+    card = torch.cuda.is_available() and device!='cpu'
+    return torch.cuda.get_device_name() if card else f'{os.cpu_count()} CPU cores'
 
 def run_experiment(
     experiment:Experiment,     # The experiment
@@ -147,7 +148,8 @@ def _no_experiment(name):
     "Refuse a name that is no experiment, and say the nearest."
     from difflib import get_close_matches
     near = get_close_matches(str(name), experiments, 1)
-    need(False, 'experiment', repr(name)+(f'; did you mean {near[0]}?' if near else ''), f"one of {', '.join(experiments)}")
+    hint = f'; did you mean {near[0]}?' if near else ''
+    need(False, 'experiment', repr(name)+hint, f"one of {', '.join(experiments)}")
 
 # %% ../../nbs/69_experiments.ipynb #c132d58c
 _hard = (2., 5., 10., 30.)
@@ -166,8 +168,8 @@ def _kappa(kappas):
     return saturating+decoupled+[('hscl', k-1., 1., 1.) for k in kappas if k>1]
 
 # %% ../../nbs/69_experiments.ipynb #befdb0da
-declare('kappa', 'Is hardness a low temperature in disguise? Rank against kappa = (1+beta)/tau, for a rate that saturates '
-    'and two that do not.',
+declare('kappa', 'Is hardness a low temperature in disguise? Rank against kappa = (1+beta)/tau, for a rate that '
+    'saturates and two that do not.',
     'Hardness at tau = 1 and the decoupled loss at tau = 1/kappa agree within 3 directions of 99 at every kappa '
     'on 100 latent classes, and rise; '
     'SCL at tau = 1/kappa lies below both from kappa = 6 on by at least 8 directions, and falls beyond its best.',
@@ -175,22 +177,22 @@ declare('kappa', 'Is hardness a low temperature in disguise? Rank against kappa 
 
 _cifar = dict(data='cifar100', arch='small', batch_size=512, lr=1e-3, eval_every=440, amp=True, channels_last=True)
 
-declare('cifar100', 'All hundred classes of CIFAR-100, the protocol of the paper in little (no augmentation, ball of R^99, '
-    'batch 512, Adam 1e-3).',
+declare('cifar100', 'All hundred classes of CIFAR-100, the protocol of the paper in little (no augmentation, ball of '
+    'R^99, batch 512, Adam 1e-3).',
     'Effective rank and accuracy: HSCL beta = 5 > beta = 2 > SCL; HUCL like HSCL up to beta = 5; at beta = 30 HUCL has '
     'a zero-sum above .3.',
     settings_of(**_cifar, epochs=30, method__beta=pairs), seeds=1)
 
-declare('cifar100_why', 'Why do hard negatives work? Four arms: SCL (kappa 1), and kappa = 6 by hardness, by the decoupled '
-    'loss, by temperature alone.',
+declare('cifar100_why', 'Why do hard negatives work? Four arms: SCL (kappa 1), and kappa = 6 by hardness, by the '
+    'decoupled loss, by temperature alone.',
     'The decoupled loss at tau = 1/6 comes out with HSCL beta = 5 (accuracy within 3 points, rank within 5), SCL at '
     'tau = 1/6 between them and SCL.',
     settings_of(**_cifar, epochs=30, method__beta__tau__alpha=[('scl', 0., 1., 1.), ('hscl', 5., 1., 1.),
         ('scl', 0., 1/6, 0.), ('scl', 0., 1/6, 1.)]), seeds=3)
 
 declare('cifar100_kappa', 'The same three ways to a kappa on CIFAR-100, from 2 to 31.',
-    'At every kappa the decoupled loss and hardness agree in accuracy within 3 points; temperature alone lies below both '
-    'from kappa = 6 on.',
+    'At every kappa the decoupled loss and hardness agree in accuracy within 3 points; temperature alone lies below '
+    'both from kappa = 6 on.',
     settings_of(**_cifar, epochs=30, method__beta__tau__alpha=_kappa((2., 3., 11., 31.))), seeds=1)
 
 # %% ../../nbs/69_experiments.ipynb #18b2db78

@@ -13,6 +13,7 @@ from ..checks import Refused, check_count, need
 if TYPE_CHECKING: # the help of the command line must not wait for these
     from numpy import ndarray
     from torch import Tensor
+else: ndarray, Tensor = (type(k, (), {}) for k in ('ndarray', 'Tensor')) # what help shows
 
 # %% ../../nbs/67_findings.ipynb #8f31793a
 @dataclass(frozen=True, repr=False)
