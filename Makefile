@@ -2,7 +2,7 @@
 PYTHON ?= python3
 py := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help demo test nightly lab student docs readme refresh bench clean
+.PHONY: help demo test slow nightly lab student docs readme refresh bench clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -20,7 +20,10 @@ demo: .venv/.ready ## Train easy and hard negatives on two data sets; table, fig
 
 test: .venv/.ready ## Check that notebooks and modules agree, run every notebook and all tests (7 minutes)
 	@$(py) .ci/check.py
-	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist loadfile tests
+	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist loadfile -m 'not slow' tests
+
+slow: .venv/.ready ## The tests that take longest: large grids, many processes, whole command lines (5 minutes)
+	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist worksteal -m slow tests
 
 nightly: .venv/.ready ## Fresh random examples: all property tests, many more examples (3 minutes)
 	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist loadfile --hypothesis-profile=nightly -m hypothesis tests

@@ -12,6 +12,9 @@ settings.register_profile('default', derandomize=True, max_examples=100, **commo
 settings.register_profile('nightly', derandomize=False, max_examples=500, **common)
 settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE') or 'default') # --hypothesis-profile is read later and wins
 
+def pytest_configure(config):
+    config.addinivalue_line('markers', 'slow: takes long; left out by `make test`, run by `make slow`')
+
 def pytest_collection_modifyitems(items):
     if settings().derandomize:
         # Hypothesis draws, now and then, a number it read in a local module loaded so far; which these are changes

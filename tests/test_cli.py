@@ -9,7 +9,7 @@ def sh(mod, *args, cwd=None): return subprocess.run([sys.executable, '-m', f'har
 @pytest.mark.parametrize('args, says', [
     ('--methods scl,foo', "method: expected one of scl, hscl, ucl, hucl, supcon, ntxent, sampled, got 'foo'"),
     ('--data digits,mnist', "data: expected one of digits, latent100, cifar10, cifar100, stl10, tinyimagenet, an .npz file or a folder of class folders, got 'mnist'"),
-    ('--data digits --augment simclr', 'augment: expected none for a data set without images, got simclr'),
+    pytest.param('--data digits --augment simclr', 'augment: expected none for a data set without images, got simclr', marks=pytest.mark.slow),
     ('--hardness 3', 'unrecognized arguments: --hardness 3'),
     ('--config none.json', 'config: expected a JSON or YAML file, got none.json'),
     ('--overlay nowhere --steps 1 --methods scl', 'overlay: expected folders of runs or comparisons, got nowhere'),
@@ -23,7 +23,7 @@ def sh(mod, *args, cwd=None): return subprocess.run([sys.executable, '-m', f'har
     ('--methods hscl,scl --betas 0 --seeds -1', 'seed: expected a whole number >= 0, got -1'),
     ('--seeds 1.5', "seeds: expected a whole number, got '1.5'"),
     ('--batch_size 1', 'batch_size: expected a whole number >= 2, got 1'),
-    ('--batch_size 2000', 'batch_size: expected at most 1211'),
+    pytest.param('--batch_size 2000', 'batch_size: expected at most 1211', marks=pytest.mark.slow),
     ('--data latent100 --steps 5 --warmup 5', 'warmup: expected less than 5'),
     ('--workers -1', 'workers: expected a whole number >= 0, got -1'),
     ('--lr 0', 'lr: expected a finite number > 0, got 0'),
@@ -103,6 +103,7 @@ def test_sigterm_to_a_comparison_saves_its_runs(tmp_path):
     steps = [json.loads(safe_open(str(tmp_path/n/'checkpoint.safetensors'), 'pt').metadata()['run'])['step'] for n in names]
     assert all(s>=20 for s in steps)
 
+@pytest.mark.slow
 def test_workers_end_with_the_program_that_was_killed(tmp_path):
     args = [sys.executable, '-m', 'hardcl_nb.runs.compare', '--methods', 'scl', '--steps', '100000', '--eval_every', '20', '--workers', '1', '--out', 'c']
     p = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
@@ -118,6 +119,7 @@ def test_workers_end_with_the_program_that_was_killed(tmp_path):
     time.sleep(1)
     assert (folder/'metrics.csv').read_bytes()==before
 
+@pytest.mark.slow
 def test_any_setting_may_be_a_list(tmp_path):
     small = ['--steps', '2', '--eval_every', '2', '--workers', '1', '--out', 'c']
     r = sh('compare', *small, '--methods', 'scl', '--tau', '.5,1', '--alpha', '0,1', cwd=tmp_path)
@@ -128,6 +130,7 @@ def test_any_setting_may_be_a_list(tmp_path):
     r = sh('compare', *small, '--methods', 'scl', '--tau', '.5', '--alpha', '0', '--resume', cwd=tmp_path)
     assert r.returncode==2 and r.stderr.count('\n')==1 and 'the checkpoint to go on from, or overwrite' in r.stderr, r.stderr
 
+@pytest.mark.slow
 def test_a_run_that_is_left_out_is_named(tmp_path):
     small = ['--eval_every', '1', '--workers', '1', '--methods', 'scl', '--out', 'c']
     assert sh('compare', *small, '--steps', '2', cwd=tmp_path).returncode==0
@@ -138,6 +141,7 @@ def test_a_run_that_is_left_out_is_named(tmp_path):
     r = sh('compare', *small, '--steps', '2', '--resume', cwd=tmp_path)
     assert r.returncode==0 and 'left out: c/runs/digits-scl-b0-ball-s1, unfinished at step 0 of 2' in r.stderr and '1 run;' in r.stdout, r.stderr
 
+@pytest.mark.slow
 def test_overlay_shows_runs_from_elsewhere(tmp_path):
     small = ['--steps', '4', '--eval_every', '2', '--workers', '1']
     assert sh('cli', *small[:4], '--method', 'hscl', '--beta', '7', '--lr', '0.01', '--out', 'one', cwd=tmp_path).returncode==0
@@ -145,6 +149,7 @@ def test_overlay_shows_runs_from_elsewhere(tmp_path):
     assert r.returncode==0 and 'HSCL' in r.stdout and '2 runs' in r.stdout and 'the runs differ in lr too' in r.stderr, r.stderr
     assert (tmp_path/'c/nc-digits-ball.csv').read_text().count('β = 7')==3*3
 
+@pytest.mark.slow
 def test_a_comparison_spares_what_is_not_its_own_and_tells_data_sets_apart(tmp_path):
     import numpy as np
     for i,folder in enumerate('ab'):
@@ -165,6 +170,7 @@ def test_a_comparison_spares_what_is_not_its_own_and_tells_data_sets_apart(tmp_p
     r = sh('compare', *small, '--out', 'never', '--overlay', 'bad', cwd=tmp_path)
     assert r.returncode==2 and 'z: expected the files of a run' in r.stderr and not (tmp_path/'never').exists()
 
+@pytest.mark.slow
 def test_files_of_settings(tmp_path):
     def train(text, *args):
         (tmp_path/'c.json').write_text(text)

@@ -48,8 +48,8 @@ def interpreted(code):
 
 @needs_triton
 @pytest.mark.parametrize('n, d, betas, rest', [
-    (37, 5, (0., 1., 5., 30.), ((1., 1., 1.), (0., 'sum', .5), (.3, 2.5, .5), (1., 'sum', 1.))),
-    (70, 99, (0., 5.), ((1., 1., .5),)), (53, 130, (30.,), ((.3, 'sum', 1.),))])
+    pytest.param(37, 5, (0., 1., 5., 30.), ((1., 1., 1.), (0., 'sum', .5), (.3, 2.5, .5), (1., 'sum', 1.)), marks=pytest.mark.slow),
+    pytest.param(70, 99, (0., 5.), ((1., 1., .5),), marks=pytest.mark.slow), (53, 130, (30.,), ((.3, 'sum', 1.),))])
 def test_every_option_equals_plain_form(n, d, betas, rest):
     "Float32 against float64: loss to 1e-6, gradient to 2e-7 (3+β)/τ; measured over all: 1.5e-7, 6.4e-8 (3+β)/τ."
     interpreted(f'''
@@ -193,7 +193,7 @@ def compiled(name, dtype, d, precision, sm, supervised, detach, hard=True, alpha
     return k.metadata.shared, k.asm['ptx']
 
 @needs_triton
-@pytest.mark.parametrize('sm', [80, 90])
+@pytest.mark.parametrize('sm', [pytest.param(80, marks=pytest.mark.slow), 90])
 @pytest.mark.parametrize('dtype, precision', [(torch.float32, 'ieee'), (torch.float32, 'tf32'),
     (torch.bfloat16, 'auto'), (torch.float16, 'auto')], ids=str)
 def test_compiles_for_gpus(dtype, precision, sm, tmp_path):

@@ -41,7 +41,7 @@ def launch(tmp, n, *args):
     assert r.returncode==0, r.stderr[-3000:]
     return [torch.load(tmp/f'out{n}.{k}') for k in range(n)]
 
-@pytest.mark.parametrize('method, batch, sizes', [('hscl', '101', (2, 4)), ('hucl', '64', (2,))])
+@pytest.mark.parametrize('method, batch, sizes', [pytest.param('hscl', '101', (2, 4), marks=pytest.mark.slow), ('hucl', '64', (2,))])
 def test_many_processes_are_one(tmp_path, method, batch, sizes):
     "Six steps in float64; a batch of 101 does not divide by 2 or by 4."
     (rec,weights,*_), = launch(tmp_path, 1, batch, method)
@@ -53,6 +53,7 @@ def test_many_processes_are_one(tmp_path, method, batch, sizes):
             assert str(r)==str(ends[0][0]) # the same metrics on every rank
         for k in ('loss', 'zero_sum', 'effective_rank', 'test_acc', 'one_acc'): assert ends[0][0][k]==pytest.approx(rec[k], rel=1e-6)
 
+@pytest.mark.slow
 def test_torchrun_of_the_program_has_one_writer_and_goes_on(tmp_path):
     cmd = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', '-m', 'hardcl_nb.runs.cli', '--steps', '6', '--eval-every', '3', '--batch-size', '65']
     one = [sys.executable, '-m', 'hardcl_nb.runs.cli', *cmd[8:]]
