@@ -18,12 +18,13 @@ demo: .venv/.ready ## Train easy and hard negatives on two data sets; table, fig
 	@$(py) -m hardcl_nb.runs.compare --data digits --norms none --betas 0,2,5,10,30 --seeds 0,1,2 --out runs/demo >/dev/null
 	@$(py) -m hardcl_nb.runs.compare --data digits,latent100 --betas 0,2,5,10,30 --seeds 0,1,2 --out runs/demo --resume
 
-test: .venv/.ready ## Check that notebooks and modules agree, run every notebook and all tests (7 minutes)
+test: .venv/.ready ## Check that notebooks and modules agree, run every notebook and all tests (10 minutes)
 	@$(py) .ci/check.py
 	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist loadfile -m 'not slow' tests
 
 slow: .venv/.ready ## The tests that take longest: large grids, many processes, whole command lines (5 minutes)
 	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist worksteal -m slow tests
+	@$(py) .ci/notebook.py nbs/24_kernel.ipynb gpu notest
 
 nightly: .venv/.ready ## Fresh random examples: all property tests, many more examples (3 minutes)
 	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist loadfile --hypothesis-profile=nightly -m hypothesis tests

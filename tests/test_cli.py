@@ -3,6 +3,7 @@ import json, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
 from safetensors import safe_open
+from hardcl_nb.runs.compare import hardcl_compare
 
 def sh(mod, *args, cwd=None): return subprocess.run([sys.executable, '-m', f'hardcl_nb.runs.{mod}', *args], capture_output=True, text=True, cwd=cwd)
 
@@ -24,14 +25,16 @@ def sh(mod, *args, cwd=None): return subprocess.run([sys.executable, '-m', f'har
     ('--seeds 1.5', "seeds: expected a whole number, got '1.5'"),
     ('--batch_size 1', 'batch_size: expected a whole number >= 2, got 1'),
     pytest.param('--batch_size 2000', 'batch_size: expected at most 1211', marks=pytest.mark.slow),
-    ('--data latent100 --steps 5 --warmup 5', 'warmup: expected less than 5'),
+    pytest.param('--data latent100 --steps 5 --warmup 5', 'warmup: expected less than 5', marks=pytest.mark.slow),
     ('--workers -1', 'workers: expected a whole number >= 0, got -1'),
     ('--lr 0', 'lr: expected a finite number > 0, got 0'),
     ('--resume --overwrite', 'resume: expected one of'),
 ])
-def test_compare_refuses(tmp_path, args, says):
-    r = sh('compare', *args.split(), '--out', 'new', cwd=tmp_path)
-    assert r.returncode==2 and says in r.stderr and r.stderr.count('\n')==1 and r.stdout=='', r.stderr
+def test_compare_refuses(tmp_path, args, says, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as e: hardcl_compare([*args.split(), '--out', 'new'])
+    out, err = capfd.readouterr()
+    assert e.value.code==2 and says in err and err.count('\n')==1 and out=='', err
     assert not list(tmp_path.iterdir())
 
 def test_folder_that_is_a_file_is_refused(tmp_path):
@@ -64,6 +67,7 @@ def test_console_scripts_are_installed():
         r = subprocess.run([str(bin/name), '--help'], capture_output=True, text=True)
         assert r.returncode==0 and '--out' in r.stdout
 
+@pytest.mark.slow
 def test_compare_resumes_and_grows(tmp_path):
     args = ['--methods', 'scl', '--steps', '4', '--eval_every', '2', '--workers', '1', '--out', 'c']
     assert sh('compare', *args, cwd=tmp_path).returncode==0
@@ -89,6 +93,7 @@ def test_config_file_is_overridden_by_flags_and_a_typing_error_in_it_is_named(tm
     r = sh('compare', '--config', 'e.json', '--out', 'z', cwd=tmp_path)
     assert r.returncode==2 and "steps: expected a whole number, got 'many'" in r.stderr and r.stderr.count('\n')==1
 
+@pytest.mark.slow
 def test_sigterm_to_a_comparison_saves_its_runs(tmp_path):
     args = [sys.executable, '-m', 'hardcl_nb.runs.compare', '--methods', 'scl,ucl', '--steps', '100000', '--eval_every', '20', '--out', 'c']
     p = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)

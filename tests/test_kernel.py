@@ -74,7 +74,8 @@ def test_rows_and_weights():
 
 @needs_triton
 @pytest.mark.parametrize('dtype, precision, loss, grad', [('bfloat16', 'auto', 1e-6, 6e-3),
-    ('float16', 'auto', 1e-6, 5e-4), ('float32', 'bf16', 4e-4, 1e-2), ('bfloat16', 'ieee', 1e-6, 3e-3)])
+    *(pytest.param(*v, marks=pytest.mark.slow)
+        for v in (('float16', 'auto', 1e-6, 5e-4), ('float32', 'bf16', 4e-4, 1e-2), ('bfloat16', 'ieee', 1e-6, 3e-3)))])
 def test_half_precision(dtype, precision, loss, grad):
     "Also in a narrow cone; a gradient for half-precision embeddings is rounded to their type."
     interpreted(f'''
