@@ -24,7 +24,7 @@ test: .venv/.ready ## Check that notebooks and modules agree, run every notebook
 
 slow: .venv/.ready ## The tests that take longest: large grids, many processes, whole command lines (5 minutes)
 	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist worksteal -m slow tests
-	@$(py) .ci/notebook.py nbs/24_kernel.ipynb gpu notest
+	@for f in 24_kernel 27_general; do $(py) .ci/notebook.py nbs/$$f.ipynb gpu notest || exit 1; done
 
 nightly: .venv/.ready ## Fresh random examples: all property tests, many more examples (3 minutes)
 	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist loadfile --hypothesis-profile=nightly -m hypothesis tests

@@ -59,6 +59,7 @@ def test_every_option_equals_plain_form(n, d, betas, rest):
             assert e[0]<1e-6 and e[1]<2e-7*(3+beta)/tau, (beta, sup, det, alpha, q, tau, e)''')
 
 @needs_triton
+@pytest.mark.slow
 def test_rows_and_weights():
     interpreted('''
         z, y = batch(45, 20); z = z.float(); g = torch.Generator().manual_seed(1)
@@ -109,6 +110,7 @@ def test_same_bits_and_order():
         assert_close(c, a[p], rtol=1e-6, atol=0, equal_nan=True); assert_close(dc, da[p], rtol=1e-4, atol=1e-7)''')
 
 @needs_triton
+@pytest.mark.slow
 def test_compiles_as_one_graph_and_refuses_a_second_derivative():
     interpreted('''
         z, y = batch(30, 5); z = z.float()
