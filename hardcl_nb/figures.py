@@ -22,7 +22,7 @@ _look = {'figure.figsize': (6.4, 3.8), 'figure.dpi': 100, 'figure.facecolor': 'w
     'figure.constrained_layout.use': True, 'font.size': 10, 'font.sans-serif': ['DejaVu Sans', 'Arial'],
     'xtick.labelsize': 9, 'ytick.labelsize': 9, 'legend.fontsize': 9, 'legend.frameon': False, 'lines.linewidth': 1.8,
     'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'grid.alpha': .25, 'grid.linewidth': .6,
-    'svg.fonttype': 'none', 'svg.hashsalt': 'hardcl_nb', 'axes.prop_cycle': mpl.cycler(color=_cycle)}
+    'svg.fonttype': 'none', 'svg.hashsalt': 'hardcl_nb', 'axes.prop_cycle': mpl.rcsetup.cycler(color=_cycle)}
 
 # %% ../nbs/01_figures.ipynb #973dbe35
 @contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import import_module
 from types import SimpleNamespace
+from typing import Any
 from .checks import need
 
 # %% ../nbs/19_tables.ipynb #9a24b484
@@ -19,7 +20,7 @@ class Entry(SimpleNamespace):
 # %% ../nbs/19_tables.ipynb #28337e31
 def find(
     target:str # 'module:attribute', such as 'json:dumps'
-) -> object: # What stands there
+) -> Any: # What stands there
     "Import the module of a target, and return its attribute."
     need(isinstance(target, str) and target.count(':')==1, 'target', repr(target), "text such as 'module:attribute'")
     module, attribute = target.split(':')

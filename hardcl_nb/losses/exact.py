@@ -166,8 +166,8 @@ def check_batch(
     check_choice(reduction, 'reduction', ('mean', 'none'))
     check_choice(validate, 'validate', (True, False))
     check_embeddings(z, min_rows=2, finite=False)
-    length = torch.linalg.vector_norm(z.detach(), dim=1, dtype=result_type(z)) if validate else None
-    if validate and not (length<torch.finfo(length.dtype).max**.5).all(): check_embeddings(z, products=True) # says why
+    r = torch.linalg.vector_norm(z.detach(), dim=1, dtype=result_type(z)) if validate else None
+    if r is not None and not (r<torch.finfo(r.dtype).max**.5).all(): check_embeddings(z, products=True) # says why
     size = class_sizes(y := check_labels(y, len(z), device=z.device))
     if validate: check_pairs(size, supervised)
     return Batch(z, y, size, check_weight(weight, z, size>1, validate), weight is not None, reduction=='mean')
@@ -237,14 +237,14 @@ def check_alone(z:Tensor|None, engine:str) -> None: # What a loss depends on; na
 # %% ../../nbs/20_exact.ipynb #af019e17
 def formed(
     f:Callable,           # f(*tensors, slope, wanted) -> loss, and for each tensor its gradient, or None
-    *tensors:Tensor|None, # What the loss depends on; the first is the embeddings
+    z:Tensor, *more:Tensor|None, # What the loss depends on: the embeddings, and what else `f` takes
     rows:bool=False,      # Is the loss a vector, whose gradient waits for its slope?
     twice:Callable|None=None, # The same loss of *tensors by autograd, for second derivatives; None refuses them
     engine:str='formed'   # Name for messages
 ) -> Tensor: # The loss
     "The loss of `f`, with the gradient that `f` forms: differentiable once, or by `twice` again."
-    for x in tensors: check_alone(x, engine)
-    with torch.autocast(tensors[0].device.type, enabled=False):
+    for x in (tensors := (z, *more)): check_alone(x, engine)
+    with torch.autocast(z.device.type, enabled=False):
         if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
             return _Formed.apply(f, (rows, twice, engine), *tensors)
         with torch.no_grad(): return f(*tensors, None, (False,)*len(tensors))[0]

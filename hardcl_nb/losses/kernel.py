@@ -21,7 +21,7 @@ except ImportError: triton = None # macOS, or a CPU-only install: the module imp
 
 # %% ../../nbs/24_kernel.ipynb #392be8a9
 if triton is None:
-    class tl: constexpr = None
+    class tl: constexpr = None # type: ignore[no-redef] # stands in for the module
     def _jit(**options): return lambda f: f
 else: _jit = triton.jit
 
@@ -225,7 +225,7 @@ def _launch(z, y, weight, beta, supervised, detach, alpha, q, tau, precision, gr
     return rows, (loss*w[:n]).sum(), out
 
 # %% ../../nbs/24_kernel.ipynb #1bdef2e7
-_failed = {} # (device, dtype) -> why the kernel is not tried again
+_failed:dict[tuple[torch.device, torch.dtype], str] = {} # why the kernel is not tried again
 
 def _compute(z, y, weight, beta, supervised, detach, alpha, q, tau, precision, grad):
     "`_launch`; the tiled engine where that fails on a GPU."
@@ -252,7 +252,7 @@ def _instead(z, y, weight, beta, supervised, detach, alpha, q, tau, grad):
 _options = 'float beta, bool supervised, bool detach, float alpha, float q, float tau, str precision'
 _mean = torch.library.custom_op('hardcl_nb::kernel_mean', lambda *a: _compute(*a)[1:], mutates_args=(),
     schema=f'(Tensor z, Tensor y, Tensor? weight, {_options}, bool grad) -> (Tensor, Tensor)')
-_losses = lambda z, y, *a: _compute(z, y, None, *a, False)[0]
+_losses = lambda z, y, *a: _compute(z, y, None, *(*a, False))[0]
 _rows = torch.library.custom_op('hardcl_nb::kernel_rows', _losses, mutates_args=(),
     schema=f'(Tensor z, Tensor y, {_options}) -> Tensor')
 

@@ -9,6 +9,7 @@ __all__ = ['soft', 'Nearest', 'threshold', 'top', 'HardenedLoss', 'LossFunction'
 import inspect, math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 import torch
 from torch import nn, Tensor
 from ..checks import check_count, check_number, need
@@ -146,7 +147,7 @@ def make_loss(
     facts, target, eta = methods.facts(method), methods.load(method), hardenings.load(hardening)
     beta = check_number(beta, 'beta', 0)
     _check_method(method, facts, target, beta, k, hardening, generator)
-    draws = {} if k is None else {'k': check_count(k, 'k')}
+    draws:dict[str,Any] = {} if k is None else {'k': check_count(k, 'k')}
     if k is not None or generator is not None: draws['generator'] = generator
     if facts.hard: options['beta'] = beta
     if k is not None and not _takes(target, 'k'): target = SampledLoss

@@ -9,6 +9,7 @@ __all__ = ['positives', 'rates', 'slopes', 'powers', 'one_panel', 'sorted_rows',
 # %% ../../nbs/22_panels.ipynb #9b611e63
 import math
 from types import SimpleNamespace
+from typing import Any
 import torch
 from torch import Tensor
 from ..checks import check_choice, check_count, check_embeddings, check_labels, need
@@ -49,7 +50,7 @@ def slopes(
 ) -> Tensor: # Slopes of negatives, in place of e1
     "a e^{(1+β)s} - p e^{βs}."
     e1.mul_(a)
-    return e1 if p is None else e1.sub_(e0.mul_(p))
+    return e1 if p is None else e1.sub_(e0.mul_(p)) # type: ignore[union-attr] # a factor comes with its e0
 
 # %% ../../nbs/22_panels.ipynb #06f6d6b0
 def powers(
@@ -156,8 +157,7 @@ def panels(
     loss, n = torch.empty_like(t.npos), len(t.x)
     weight = torch.where(t.npos>0, 1. if weight is None else weight.detach()[t.by_row].to(t.npos), 0.)
     (r, x), (ro, xo) = (t.r.to(t.work), t.x.to(t.work)), ((t.r-t.c/o.tau).to(t.out), t.x.to(t.out))
-    h = t.x.new_zeros(n)
-    dr, dc = (torch.zeros_like(ro), torch.zeros_like(xo)) if grad else (None, None)
+    h, (dr, dc) = t.x.new_zeros(n), (torch.zeros_like(ro), torch.zeros_like(xo)) if grad else (None, None)
     most, size = (256, 2**21) if t.look else (4096, 2**25)
     rows = chunk or min(most, max(16, size//n))
     for b in range(0, len(r), rows):
@@ -165,13 +165,14 @@ def panels(
         start, stop = (int(t.lo[b]), int(t.hi[I][-1])) if t.look else (0, n) # where equal labels may stand
         s, win, w = r[I]@x.T, t.y[I,None]==t.y_cols[start:stop], weight[I] if grad else None
         loss[I] = _panel(s, win, t.own[I], start, t.floor[I], t.npos[I], t.nneg[I], w, o)
-        if not grad: continue
+        if dr is None or dc is None: continue
         G = s.to(xo)
         torch.mm(G, xo, out=dr[I]); dc.addmm_(G.T, ro[I]); h += s.sum(0)
         if o.tau_plus: dr[I] += G.sum(1, keepdim=True)*t.c.to(xo) # else rows of G sum to zero
     back = lambda u, order: torch.empty_like(u).index_copy_(0, order, u)
-    if grad: dr, dc = back(dr.div_(o.tau), t.by_row), back(dc.addcmul_(h[:,None].to(dc), t.c.to(dc)/o.tau), t.by_col)
-    return back(loss, t.by_row).to(t.out), dr, dc
+    loss = back(loss, t.by_row).to(t.out)
+    if dr is None or dc is None: return loss, None, None
+    return loss, back(dr.div_(o.tau), t.by_row), back(dc.addcmul_(h[:,None].to(dc), t.c.to(dc)/o.tau), t.by_col)
 
 # %% ../../nbs/22_panels.ipynb #1ccb677a
 def check_like(x:Tensor, z:Tensor, arg:str, finite:bool=False) -> None: # Columns (n, d); rows (r, d); name; look?
@@ -201,7 +202,7 @@ def _check_rows(z, y, cols, y_cols, own, weight, grad, validate):
 
 # %% ../../nbs/22_panels.ipynb #c6a1e0d6
 def with_queue(
-    z:Tensor, y:Tensor, queue:Tensor, y_queue:Tensor, # Batch (n, d), its labels; further columns (k, d), theirs
+    z:Tensor, y:Tensor, queue:Any, y_queue:Any, # Batch (n, d), its labels; further columns (k, d), theirs, as given
     supervised:bool, weight:Tensor|None, reduction:str, validate:bool # As for `check_batch`
 ) -> tuple[Batch,Tensor]: # The batch, its classes counted with the queue; labels of the queue as int64
     "Refuse what is no batch with a queue."

@@ -8,6 +8,7 @@ __all__ = ['recipes', 'stack_views', 'nt_xent', 'supcon_loss', 'SupCon', 'NTXent
 # %% ../../nbs/26_relatives.ipynb #5a32f0b1
 import math
 from dataclasses import replace
+from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
@@ -206,8 +207,8 @@ def _pair_losses(z, pos, neg, o, times, k, generator):
     return outer(x+(math.log(n-2) if times=='sum' else 0.), 1.), m[i]
 
 # %% ../../nbs/26_relatives.ipynb #7fd642ed
-_two = dict(tau=.5, times='sum', mean='pairs')
-recipes = {
+_two:dict[str,Any] = dict(tau=.5, times='sum', mean='pairs')
+recipes:dict[str,dict[str,Any]] = {
     'robinson2021': _two|dict(detach=False),  # joshr17/HCL; two views with image ids
     'jiang2022':    _two|dict(detach=True),   # rjiang03/H-SCL; two views with class labels
     'jiang2023':    dict(own_positive=True, own_negative=True, mean='pairs', k=256)} # rjiang03/HCL

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from types import SimpleNamespace
+from typing import Any
 import torch
 from torch import Tensor
 from .exact import LossOptions, class_sizes, outer
@@ -210,7 +211,7 @@ def sweeps(
     o:LossOptions,  # Checked options
     chunk:int=1024, # No tile is larger than chunk x chunk
     grad:bool=True  # Form the gradient too?
-) -> Generator: # Yields (operation, tensor, sizes), hears the others; returns the own part of L, and ∂L/∂z, (r, d)
+) -> Generator[tuple, Any, tuple]: # Yields (operation, tensor, sizes), hears the others; returns its part of L, ∂L/∂z
     "The program of one rank: three sweeps over all columns."
     chunk = min(chunk, max(who.n))
     f = _frame((yield 'gather', _bounds(z, c, o.tau, chunk), None), c, who.size, o, chunk)
@@ -227,10 +228,12 @@ def sweeps(
 
 # %% ../../nbs/29_sweeps.ipynb #e71ac323
 def in_step(
-    programs:list[Generator] # The program of each rank; all say the same kind of thing at the same time
+    programs:list[Generator[tuple, Any, tuple]] # The program of each rank; all say the same kind of thing at once
 ) -> tuple[list, list[dict]]: # What each returns, and the bytes that each received, by operation
     "Run the programs of all ranks in one process, in step."
-    size, heard, received = len(programs), [None]*len(programs), [{} for _ in programs]
+    size = len(programs)
+    heard:list[Any] = [None]*size
+    received:list[dict[str, int]] = [{} for _ in programs]
     while True:
         said, ends = [], []
         for p,h in zip(programs, heard):

@@ -7,7 +7,7 @@ __all__ = ['zero_sum', 'unit_norm', 'equal_inner', 'within_class', 'nc1', 'nc2_n
            'CollapseReport', 'report_metrics', 'report_from_stats', 'collapse_report']
 
 # %% ../../nbs/41_collapse.ipynb #9a769c00
-import math
+import math, typing
 from dataclasses import asdict, dataclass, fields
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ def within_class(
 ) -> float: # >= 0; 0 under Neural Collapse
     "Mean over classes with at least two samples of the mean distance from the class mean."
     st = class_stats(z, y, scatter=False)
-    return st.rms() if rms else st.distance[st.pairs].mean().item()
+    return st.rms() if rms else typing.cast(Tensor, st.distance)[st.pairs].mean().item()
 
 # %% ../../nbs/41_collapse.ipynb #fd3d5287
 def nc1(
@@ -219,11 +219,11 @@ def report_from_stats(
     mu,C,n = st.mu, len(st.mu), int(st.counts.sum())
     need(C>=2, 'y', f'{C} class', 'at least 2 classes')
     lam,second = stats_spectrum(st) if lam is None else lam, stats_spectrum(st, center=False)
-    off,most,zeros = _off_etf(mu)
+    (off,most,zeros), (norm,angle) = _off_etf(mu), _nc2(mu)
     one, sv, near = st.classes[st.counts==1], mean_spectrum(mu), etf_distance(mu).item() if mu.shape[1]>=C-1 else None
     within = None if st.distance is None else st.distance[st.pairs].mean().item()
     return CollapseReport(n, dim or mu.shape[1], tuple(st.classes.tolist()), tuple(one.tolist()), zeros,
-        zero_sum(mu), unit_norm(mu), off, most, within, st.rms(), _nc1(st), *_nc2(mu), near, tuple(sv.tolist()),
+        zero_sum(mu), unit_norm(mu), off, most, within, st.rms(), _nc1(st), norm, angle, near, tuple(sv.tolist()),
         num_alive(sv), effective_rank(sv), stable_rank(sv), effective_rank(second.sqrt(), 1e-7), decay_exponent(lam),
         lidar_from_stats(st), st.alignment(), unif)
 

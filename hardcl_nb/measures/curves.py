@@ -10,6 +10,7 @@ __all__ = ['group_keys', 'nc_labels', 'axes_of', 'groups', 'over_seeds', 'final_
 import math
 from collections.abc import Sequence
 from itertools import cycle
+from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
@@ -32,7 +33,8 @@ def groups(
     rows:Sequence[dict] # Rows of metrics files
 ) -> dict[tuple, list[dict]]: # (data, norm, method, beta, and the axes) -> rows, in order of method and hardness
     "Rows by everything but seed and step."
-    keys, order, out = (*group_keys, *axes_of(rows)), {m: i for i,m in enumerate(methods)}, {}
+    keys, order = (*group_keys, *axes_of(rows)), {m: i for i,m in enumerate(methods)}
+    out:dict[tuple, list[dict]] = {}
     for r in rows: out.setdefault(tuple(r[k] for k in keys), []).append(r)
     def place(g): return g[0], g[1], order.get(g[2], len(order)), g[2], [(isinstance(v, str), v) for v in g[3:]]
     return {g: out[g] for g in sorted(out, key=place)}
@@ -163,7 +165,8 @@ def figure_rows(
     for ax in fig.axes:
         y = ax.get_ylabel() or _shared(ax, 'rowspan', 'get_ylabel')
         top = ax.get_title() or _shared(ax, 'colspan', 'get_title')
-        for l in ax.lines:
+        lines:Sequence[Any] = ax.lines # Matplotlib's own types do not promise sequences of numbers
+        for l in lines:
             std = ['' if s=='' else float(s) for s in getattr(l, 'std', ['']*len(l.get_xdata()))]
             points = zip(map(float, l.get_xdata()), map(float, l.get_ydata()), std)
             out += [(top, y, l.get_label().lstrip('_'), *point) for point in points]

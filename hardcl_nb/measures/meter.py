@@ -43,9 +43,10 @@ class CollapseMeter:
 
     def reset(self) -> None:
         "Forget all samples."
-        C,d,kw = self.num_classes, self.dim, dict(dtype=torch.float64, device=self.device)
+        C,d = self.num_classes, self.dim
         # of each class the samples, the mean, the sum of |z-mu|^2; of all the sum of (z-mu)(z-mu)^T
-        self.counts,self.mu,self.sq,self.scatter = (torch.zeros(*s, **kw) for s in ((C,), (C, d), (C,), (d, d)))
+        self.counts,self.mu,self.sq,self.scatter = (torch.zeros(*s, dtype=torch.float64, device=self.device)
+            for s in ((C,), (C, d), (C,), (d, d)))
 
     def update(self, z:Tensor|np.ndarray, y:Tensor|np.ndarray) -> None:
         "Count embeddings (n, d) with labels (n,); n may be 0."

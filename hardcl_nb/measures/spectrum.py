@@ -11,6 +11,7 @@ __all__ = ['ClassStats', 'class_stats', 'class_means', 'spectrum', 'eigenvalues'
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
@@ -92,7 +93,8 @@ def spectrum(
     "Eigenvalues of the covariance of the rows; those below 1e-13 of the mean squared length are 0."
     x = as_rows(x, 'x')
     n,d = x.shape
-    gram, scale, mean = 0., 0., _mean(x) if center and n>d else 0.
+    zero:Any = 0. # where sums of tensors begin
+    gram, scale, mean = zero, zero, _mean(x) if center and n>d else 0.
     for _,part in row_chunks(x if n>d else x.T):
         m = part-mean if n>d else part-part.mean(1, keepdim=True) if center else part
         gram += m.T@m
@@ -171,7 +173,7 @@ def alpha_req(
     "Exponent of the power law that the eigenvalues of the covariance follow (Agrawal et al. 2022)."
     a = decay_exponent(spectrum(as_rows(z)), first, last)
     need(a is not None, 'z', f'fewer than 3 eigenvalues that are not 0 at ranks {first} to {last}', 'at least 3')
-    return a
+    return cast(float, a)
 
 # %% ../../nbs/40_spectrum.ipynb #3c346131
 def decay_exponent(

@@ -32,7 +32,7 @@ def batch_floor(
     check_choice(supervised, 'supervised', (True, False))
     pairs = [m for m in counts if m>1]
     second = ', and a second class' if supervised else ''
-    ok = pairs and not (supervised and max(counts)==n)
+    ok = bool(pairs) and not (supervised and max(counts)==n)
     need(ok, 'counts', counts, f'a class with two rows or more{second}')
     closest = C/((C-1)*tau)
     if supervised: return math.log(alpha+q*math.exp(-closest))

@@ -16,7 +16,7 @@ from .bounds import _binomial
 from ..checks import check_choice, check_embeddings, check_labels, check_number, need
 from .psi import InfoNCE, _price
 from .worlds import FiniteWorld
-from .hardening import Exponential, tilted_weights
+from .hardening import Exponential, PoolHardening, ProductHardening, tilted_weights
 
 # %% ../../nbs/11_certificate.ipynb #bf52c447
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def batch_loss(
     s:Tensor,                # Similarities of the rows, (n, n): inner products, divided by τ
     y:Tensor,                # Labels, (n,)
     psi:InfoNCE=InfoNCE(),   # Price: α and q
-    eta:Callable|None=None,  # Hardening that factorises; None: all negatives weigh the same
+    eta:ProductHardening|PoolHardening|None=None, # Hardening that factorises; None: all negatives weigh the same
     supervised:bool=True     # Negatives of other labels only, or everything but the anchor?
 ) -> Tensor: # A number
     "The exact loss of a batch, straight from the formula; `contrastive_loss` is the fast one."

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from decimal import Decimal, localcontext
 from torch import Tensor
+from typing import Any
 from .bounds import scl_bound
 from ..checks import need, check_count, check_number
 from .free import collapsed_loss, fit_means
@@ -69,7 +70,7 @@ def fit_rank(
 ) -> tuple[Tensor, Tensor]: # Price found by each start, (starts,), and the cheapest means, (C, r)
     "The price of rank r of unit-norm means by free optimisation: an upper estimate, as starts may be unlucky."
     r,n = _check_rank(rank, num_classes),check_count(starts, 'starts')
-    how = dict(beta=beta, detach=False, norm='sphere', steps=steps, generator=generator)
+    how:dict[str,Any] = dict(beta=beta, detach=False, norm='sphere', steps=steps, generator=generator)
     runs = [fit_means(num_classes, r, **how)[0] for _ in range(n)]
     loss = torch.stack([collapsed_loss(m, beta=beta) for m in runs])
     return loss-scl_bound(num_classes), runs[int(loss.argmin())]

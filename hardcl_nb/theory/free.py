@@ -8,6 +8,7 @@ __all__ = ['collapsed_loss', 'pulls', 'onto', 'descend', 'fit_means', 'flow_mean
 # %% ../../nbs/09_free.ipynb #50e428b9
 import math
 from collections.abc import Callable
+from typing import Any, cast
 import torch
 from torch import Tensor
 from ..checks import need, check_choice, check_count, check_embeddings, check_number
@@ -67,7 +68,7 @@ def pulls(
     q:float=1.            # InfoNCE's weight of the negatives, > 0
 ) -> Tensor: # ∂ℓ_c/∂s_cj, (C, C); rows sum to zero
     "How hard each class, as an anchor, pushes each class away: slopes of its loss."
-    kw = dict(beta=beta, supervised=supervised, detach=detach, alpha=alpha, q=q)
+    kw:dict[str,Any] = dict(beta=beta, supervised=supervised, detach=detach, alpha=alpha, q=q)
     collapsed_loss(mu, **kw) # refuses what does not fit
     return _pulls(mu.detach(), **kw)
 
@@ -108,7 +109,7 @@ def descend(
     for i in range(0, steps, 100):
         torch.optim.LBFGS([x], max_iter=min(100, steps-i), max_eval=200, tolerance_grad=tol,
             tolerance_change=1e-15, history_size=10, line_search_fn='strong_wolfe').step(closure)
-        if x.grad.abs().max()<=tol: break
+        if cast(Tensor, x.grad).abs().max()<=tol: break
     return x.detach(), values
 
 # %% ../../nbs/09_free.ipynb #4051f1bb
@@ -146,7 +147,7 @@ def fit_means(
     check_count(steps, 'steps')
     check_number(tol, 'tol', low=0)
     x = _begin(num_classes, dim, start, generator, dtype)
-    kw = dict(beta=beta, supervised=supervised, detach=detach, alpha=alpha, q=q)
+    kw:dict[str,Any] = dict(beta=beta, supervised=supervised, detach=detach, alpha=alpha, q=q)
     collapsed_loss(onto(x, norm), **kw) # refuses what does not fit
     f = lambda x: _class_losses(onto(x, norm), **kw).mean()
     x,losses = _follow(f, x, steps) if detach else descend(f, x, steps, tol)
@@ -188,7 +189,7 @@ def flow_means(
     every:int=20          # Keep the means after every so many steps
 ) -> tuple[Tensor, Tensor]: # Times, (T,), and the means at these times, (T, C, d)
     "Gradient flow of the class means: each follows the gradient of the sum of all class losses."
-    kw = dict(beta=beta, supervised=supervised, detach=detach, alpha=alpha, q=q)
+    kw:dict[str,Any] = dict(beta=beta, supervised=supervised, detach=detach, alpha=alpha, q=q)
     collapsed_loss(start, **kw) # refuses what does not fit
     for x,arg in [(steps, 'steps'), (every, 'every')]: check_count(x, arg)
     check_number(step, 'step', low=0, strict=True)

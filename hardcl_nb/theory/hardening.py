@@ -203,7 +203,7 @@ def eta_violations(
     if f is eta: found += broken('negative', a, a, 0*va, va, 0.)
     elif callable(eta): found += broken('log', a, a, va.exp(), eta(a), tol, both=True)
     if f is not eta and getattr(eta, 'factorises', False):
-        parts = (eta.each(a) if hasattr(eta, 'each') else eta.log(a[...,None])).sum(-1)
+        parts = (eta.each(a) if hasattr(eta, 'each') else f(a[...,None])).sum(-1)
         found += broken('product', a, a, va, parts, tol, both=True)
     return sorted(found, key=lambda v: -v.excess)
 

@@ -18,7 +18,7 @@ from .hucl import hucl_bound, hucl_counts_bound
 class _Groups(NamedTuple):
     "F(H) = Σ_a w_a log(Σ_b exp(logs_ab + slope_ab H_ab) + exp(own_a)), H the Gram matrix of the K group centres."
     size:Tensor  # Rows per class, (K,)
-    count:Tensor # Classes of that size, (K,)
+    many:Tensor  # Classes of that size, (K,)
     w:Tensor     # Share of the anchors, (K,)
     own:Tensor   # log of α and the collisions, (K,)
     logs:Tensor  # (K, K)

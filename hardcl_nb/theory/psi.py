@@ -10,15 +10,15 @@ __all__ = ['check_floats', 'InfoNCE', 'Triplet', 'Linear', 'Softplus', 'MeanForm
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from ..checks import check_count, check_number, need
 
 # %% ../../nbs/03_psi.ipynb #6adb93ed
 def check_floats(
-    x:object, # The value given
-    arg:str   # Name of the argument, for the message
+    x:Any,  # The value given
+    arg:str # Name of the argument, for the message
 ) -> Tensor: # The same tensor
     "Check that `x` is a floating-point tensor."
     given = getattr(x, 'dtype', type(x).__name__)
