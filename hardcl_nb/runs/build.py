@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
+from typing import Any, cast
 import torch
 from torch import nn
 from ..checks import need
@@ -54,7 +55,7 @@ def data_digest(
     h = hashlib.sha256()
     for x in (data.train_x, data.train_y, data.test_x, data.test_y):
         h.update(repr((x.dtype, tuple(x.shape))).encode())
-        h.update(x.cpu().contiguous().numpy())
+        h.update(x.cpu().contiguous().numpy().data)
     return h.hexdigest()
 
 # %% ../../nbs/61_build.ipynb #37c80a73
@@ -66,7 +67,7 @@ def build_encoder(
     "The encoder of a run, with its first weights."
     shape = tuple(data.train_x.shape[1:]) if data.images else data.train_x.shape[1]
     pixels = Pixels(*pixel_stats(data.train_x)) if data.images else None
-    how = dict(arch=cfg.arch, head=cfg.head, pixels=pixels, seed=cfg.seed)
+    how:dict[str, Any] = dict(arch=cfg.arch, head=cfg.head, pixels=pixels, seed=cfg.seed)
     enc = make_encoder(shape, data.num_classes, cfg.dim, cfg.norm, **how).to(data.train_x.device)
     if cfg.channels_last: enc = enc.to(memory_format=torch.channels_last)
     if cfg.init=='nc' and fresh: near_nc(enc, data.train_x, data.train_y, data.num_classes, seed=cfg.seed)
@@ -78,8 +79,8 @@ def build_optimiser(
 ) -> torch.optim.Optimizer: # The optimiser
     "The optimiser of a run."
     sgd = partial(torch.optim.SGD, momentum=.9, nesterov=True)
-    make = dict(adam=torch.optim.Adam, adamw=torch.optim.AdamW, sgd=sgd)[cfg.optimiser]
-    return make(encoder.parameters(), cfg.lr, weight_decay=cfg.weight_decay)
+    known:dict[str, Callable] = dict(adam=torch.optim.Adam, adamw=torch.optim.AdamW, sgd=sgd)
+    return known[cfg.optimiser](encoder.parameters(), cfg.lr, weight_decay=cfg.weight_decay)
 
 # %% ../../nbs/61_build.ipynb #ee4711c3
 def build_generators(
@@ -103,7 +104,8 @@ def build_batches(
 ) -> Iterator: # (x, y) for each step
     "What the steps of a run see."
     augment = make_augment(cfg.augment) if 'augment' in rng else None
-    how = dict(seed=cfg.seed, start=start, per_class=cfg.per_class, views=cfg.views, positives=cfg.positives)
+    how:dict[str, Any] = dict(seed=cfg.seed, start=start, per_class=cfg.per_class, views=cfg.views,
+        positives=cfg.positives)
     return batches(data, cfg.batch_size, augment=augment, generator=rng.get('augment'), channels_last=cfg.channels_last,
         share=my_share if rank_and_size()[1]>1 else None, **how)
 
@@ -114,13 +116,14 @@ def build_losses(
 ) -> tuple[Callable, Callable]: # Called as loss(z, y, beta=...): of a step; of the probe, exact
     "The losses of a run."
     facts, how = methods.facts(cfg.method), dict(hardening=cfg.hardening, **loss_options(cfg))
-    exact = make_loss(cfg.method, cfg.beta, validate=False, **how) # a look at values would wait for the device
-    if cfg.k: return make_loss(cfg.method, cfg.beta, k=cfg.k, generator=(rng or {}).get('negatives'), **how), exact
+    beta = cast(float, cfg.beta) # filled in when the settings were made
+    exact = make_loss(cfg.method, beta, validate=False, **how) # a look at values would wait for the device
+    if cfg.k: return make_loss(cfg.method, beta, k=cfg.k, generator=(rng or {}).get('negatives'), **how), exact
     if rank_and_size()[1]==1: return exact, exact
     exactly = [k for k,e in methods.items() if e.general]
     need(facts.general, 'method', cfg.method, f"one of {', '.join(exactly)} across processes")
     need(cfg.hardening=='exp', 'hardening', cfg.hardening, 'exp across processes')
-    how = dict(beta=cfg.beta, supervised=facts.supervised, validate=False, **loss_options(cfg))
+    how = dict(beta=beta, supervised=facts.supervised, validate=False, **loss_options(cfg))
     return partial(distributed_loss, **how), exact
 
 def build_bound(
@@ -131,7 +134,7 @@ def build_bound(
     facts, y = methods.facts(cfg.method), data.train_y[probe_subset(data)].cpu()
     if facts.bound is None or cfg.norm=='none': return math.nan
     beta = cfg.beta if cfg.hardening=='exp' else 0. # hardening never lowers the least loss
-    return find(facts.bound)(y, supervised=facts.supervised, beta=beta, alpha=cfg.alpha, tau=cfg.tau)
+    return cast(Callable, find(facts.bound))(y, supervised=facts.supervised, beta=beta, alpha=cfg.alpha, tau=cfg.tau)
 
 # %% ../../nbs/61_build.ipynb #604b7525
 def build_run(
@@ -147,7 +150,7 @@ def build_run(
     loss_fn, exact = build_losses(cfg, rng)
     judge = {'val': (data.test_x, data.test_y)} if cfg.val>0 else {}
     last = {} if full is None else {'test': (full.test_x, full.test_y)}
-    how = dict(bound=build_bound(cfg, data), amp=cfg.amp, gather=gather_shares if size>1 else None)
+    how:dict[str, Any] = dict(bound=build_bound(cfg, data), amp=cfg.amp, gather=gather_shares if size>1 else None)
     record = recorder(enc, data, exact, parts=lambda step: judge|last if step==cfg.steps else judge, **how)
     return SimpleNamespace(enc=enc, opt=build_optimiser(cfg, enc), rng=rng, model=_model(cfg, enc), loss_fn=loss_fn,
         batches=partial(build_batches, cfg, data, rng), options=dict(record=record, **_options(cfg)))

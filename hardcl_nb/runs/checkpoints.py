@@ -127,7 +127,7 @@ def save_checkpoint(
     **facts                      # What else to remember, for JSON
 ) -> None:
     "Write encoder, optimiser, generators and step as one safetensors file; a reader sees the old file or the new one."
-    t, state = {}, opt.state_dict()
+    t, state = dict[str, Tensor](), opt.state_dict()
     _pack(encoder.state_dict(), 'encoder', t)
     _pack(rng or {}, 'rng', t)
     tree = {k: _pack(state[k], n, t) for k,n in (('state', 'opt'), ('param_groups', 'opt.groups'))}

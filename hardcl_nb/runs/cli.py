@@ -7,7 +7,7 @@ __all__ = ['one_line_errors', 'as_said', 'read_args', 'read_settings', 'settings
 
 # %% ../../nbs/65_cli.ipynb #5a0122cf
 import inspect, json, os, re, signal, sys, time, warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, make_dataclass
 from difflib import get_close_matches
@@ -103,21 +103,23 @@ def _group(part, lists, skip):
 # %% ../../nbs/65_cli.ipynb #10cd982c
 def read_args(
     prog:str,             # Name of the program
-    about:str,            # What it does, in a sentence
+    about:str|None,       # What it does, in a sentence
     parts:Sequence[type], # Dataclasses whose fields are the options; a group each, headed by its docstring
     args:Sequence[str]|None=None, # Words of the command line; those of the shell if None
     lists:Sequence[type]=(), # Those of them whose fields may have several values, between commas
-    skip:Sequence[str]=() # Fields that are no options; neither is one whose name an earlier part has
+    skip:Collection[str]=() # Fields that are no options; neither is one whose name an earlier part has
 ) -> dict[str, Any]: # Name -> value of what was said
     "Read a command line; `--help` prints the help and leaves."
     import tyro
     before = [{*skip, *(f.name for q in parts[:i] for f in fields(q))} for i in range(len(parts))]
-    made = {p.__doc__: _group(p, p in lists, names) for p,names in zip(parts, before)}
-    inner = [(k.lower(), tyro.conf.OmitArgPrefixes[g], field(default_factory=g)) for k,g in made.items()]
+    made = {str(p.__doc__): _group(p, p in lists, names) for p,names in zip(parts, before)}
+    bare:Any = tyro.conf.OmitArgPrefixes
+    inner = [(k.lower(), bare[g], field(default_factory=g)) for k,g in made.items()]
     switches = [f.name for p in parts for f in fields(p) if kind_of(f)[0] is bool]
     off = {f'--no-{k}'.replace('_', '-'): [f'--{k}', 'false'] for k in switches}
     words = [w for a in (sys.argv[1:] if args is None else args) for w in off.get(a.replace('_', '-'), [a])]
-    got, odd = tyro.cli(make_dataclass(prog, inner), prog=prog, description=about, args=words, use_underscores=True,
+    whole:type[Any] = make_dataclass(prog, inner)
+    got, odd = tyro.cli(whole, prog=prog, description=about, args=words, use_underscores=True,
         return_unknown_args=True, config=[tyro.conf.HelptextFromCommentsOff])
     said = {k: v for part in vars(got).values() for k,v in vars(part).items()}
     near = [m for w in odd for m in get_close_matches(w.split('=')[0], [f'--{k}' for k in said], 1)]
@@ -172,7 +174,9 @@ class Progress:
     def __init__(self,
         name:str,       # What is on its way
         unit:str='step' # What it consists of
-    ): self.name,self.unit,self.bar = name, unit, None
+    ):
+        self.name,self.unit = name, unit
+        self.bar:Any = None # tqdm's, from the first call on
 
     def __call__(self, n:int, total:int, **facts:str) -> None:
         "So many units of the total are done; what was found out stays beside the bar, or is a line."

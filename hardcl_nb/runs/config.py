@@ -9,7 +9,7 @@ __all__ = ['parts', 'kinds', 'places', 'DataSettings', 'LossSettings', 'EncoderS
 
 # %% ../../nbs/60_config.ipynb #23a761bf
 import math, os, sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import Field, dataclass, fields
 from itertools import product
 from pathlib import Path
@@ -143,7 +143,7 @@ def check_types(
             if x is not None or not optional: check_type(x, f.name, kind)
 
 # %% ../../nbs/60_config.ipynb #93061c3f
-def choices() -> dict[str, Sequence]: # Setting -> its names
+def choices() -> dict[str, Collection]: # Setting -> its names
     "The names that a setting can have, those registered since included."
     shapes = ('constant', 'cosine', 'fall', 'rise')
     return dict(data=datasets, augment=augmentations, views=(1, 2), method=methods, hardening=hardenings,
@@ -241,7 +241,7 @@ def grid(
     hard = [m for m in methods if _hard(m)]
     def stood_for(m, b): return m in hard and b==0 and m[1:] in methods # by the easy method
     pairs = [(m, b) for m in methods for b in (betas if m in hard else (0.,)) if not stood_for(m, b)]
-    need(pairs, 'betas', betas, f'a hardness > 0 for {methods}')
+    need(len(pairs)>0, 'betas', betas, f'a hardness > 0 for {methods}')
     cfgs = []
     for d,n,(m,b),v,s in product(data, norms, pairs, product(*swept.values()), seeds):
         more = {k: x for k,x in {**one, **dict(zip(swept, v))}.items() if m in hard or k!='hardening'}

@@ -167,7 +167,7 @@ def write_diagnosis(
     return out/'diagnosis.html'
 
 # %% ../../nbs/68_diagnose.ipynb #a20dc527
-def _check_out(out, overwrite):
+def _check_out(out:str|Path, overwrite:bool) -> Path:
     "Refuse a folder that cannot be used."
     need(str(out)!='', 'out', repr(out), 'the name of a folder')
     out = Path(out)
@@ -204,7 +204,7 @@ def hardcl_diagnose(
     with one_line_errors('hardcl_diagnose'):
         words = _words([str(w) for w in (sys.argv[1:] if args is None else args)])
         how = DiagnoseOptions(**read_args('hardcl_diagnose', hardcl_diagnose.__doc__, (DiagnoseOptions,), words))
-        need(how.file, 'file', 'none', 'a file of embeddings')
+        need(bool(how.file), 'file', 'none', 'a file of embeddings')
         if how.out is not None: _check_out(how.out, how.overwrite)
         from hardcl_nb.runs.embeddings import read_embeddings
         got = read_embeddings(how.file, how.key, how.labels)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
-from ..checks import need
+from typing import Any, NoReturn
+from ..checks import Refused, need
 from .config import RunConfig, check_types, data_name, kinds, places
 from .cli import one_line_errors, read_args
 from .compare import run_all, run_folders
@@ -144,12 +144,12 @@ def load_results(
     need(got['digest']==now, 'experiment', f'{path}, made with other settings', f'results of {exp.name} as it stands')
     return got
 
-def _no_experiment(name):
+def _no_experiment(name) -> NoReturn:
     "Refuse a name that is no experiment, and say the nearest."
     from difflib import get_close_matches
     near = get_close_matches(str(name), experiments, 1)
     hint = f'; did you mean {near[0]}?' if near else ''
-    need(False, 'experiment', repr(name)+hint, f"one of {', '.join(experiments)}")
+    raise Refused(f"experiment: expected one of {', '.join(experiments)}, got {name!r}{hint}")
 
 # %% ../../nbs/69_experiments.ipynb #c132d58c
 _hard = (2., 5., 10., 30.)

@@ -13,7 +13,10 @@ from ..checks import Refused, check_count, need
 if TYPE_CHECKING: # the help of the command line must not wait for these
     from numpy import ndarray
     from torch import Tensor
-else: ndarray, Tensor = (type(k, (), {}) for k in ('ndarray', 'Tensor')) # what help shows
+    from hardcl_nb.measures.centres import ClassMap
+    from hardcl_nb.measures.collapse import CollapseReport
+else: ndarray, Tensor, ClassMap, CollapseReport = (type(k, (), {}) for k in ('ndarray', 'Tensor', 'ClassMap',
+    'CollapseReport')) # what help shows
 
 # %% ../../nbs/67_findings.ipynb #8f31793a
 @dataclass(frozen=True, repr=False)
@@ -45,8 +48,8 @@ class Findings(LabelFree):
     centre_acc:float|None=None     # Nearest centre, each sample left out of its own
     closest:tuple=()               # `ClassPair`s by cosine
     confused:tuple=()              # `ClassPair`s by confusion
-    collapse:object|None=None      # The `CollapseReport`
-    class_map:object|None=field(default=None, compare=False) # The `ClassMap` of the hardest classes
+    collapse:CollapseReport|None=None # The `CollapseReport`
+    class_map:ClassMap|None=field(default=None, compare=False) # The `ClassMap` of the hardest classes
     names:dict[int, str]=field(default_factory=dict) # Label -> name, if labels have names
     def as_dict(self) -> dict: return _as_dict(self) # Plain values, for JSON
 
@@ -84,7 +87,7 @@ def examine(
     rank,decay = (sp.rankme(x), sp.decay_exponent(lam)) if rep is None else (rep.rankme, rep.alpha_req)
     share, some = lam/lam[0] if lam.any() else lam, _some_rows(u, max_rows)
     spread = lam.sum().sqrt().item()/rms if rms>0 else 0.
-    free = LabelFree(*z.shape, zero, rms, spread, tuple(share.tolist()), sp.num_alive(share),
+    free = LabelFree(z.shape[0], z.shape[1], zero, rms, spread, tuple(share.tolist()), sp.num_alive(share),
         sp.effective_rank(share), sp.stable_rank(share), rank, decay, sp.uniformity(some), len(some))
     part = {} if rep is None else _class_part(x, y, u, st, rep, top)|dict(names=_named(names, rep.classes))
     return Findings(**vars(free), **part)

@@ -145,7 +145,7 @@ def axes_between(
     all_settings:Sequence[dict] # Settings of runs
 ) -> list[str]: # Names of settings
     "The further settings that it takes to tell runs apart: those in which runs differ that agree in the usual five."
-    alike = {}
+    alike:dict[tuple, list[dict]] = {}
     for s in all_settings: alike.setdefault((data_name(s['data']), *(s[k] for k in five[1:])), []).append(s)
     others = [k for k in kinds if k not in (*five, *places)]
     return [k for k in others if any(len({s[k] for s in some})>1 for some in alike.values())]
@@ -201,12 +201,14 @@ def read_all(
     overlay:Sequence[str|Path]=() # Folders of other runs or comparisons
 ) -> tuple[list[dict], list[dict], list[dict]]: # Settings of the runs, rows of metrics, rows of final spectra
     "Settings, rows of metrics and rows of last spectra of all finished runs, with a column for each axis."
-    found, left = {}, {}
+    found:dict[Path, tuple[dict, list[dict], list[dict]]] = {}
+    left:dict[Path, str] = {}
     for folder in (p for f in (out, *overlay) for p in runs_in(f)):
         got = read_run(folder)
-        (left if isinstance(got, str) else found)[folder] = got
+        if isinstance(got, str): left[folder] = got
+        else: found[folder] = got
     for folder,why in left.items(): warnings.warn(f'left out: {folder}, {why}')
-    need(found, 'out', out, 'a comparison with a finished run')
+    need(len(found)>0, 'out', out, 'a comparison with a finished run')
     _check_sets(found)
     all_settings = [s for s,*_ in found.values()]
     axes = axes_between(all_settings)

@@ -104,7 +104,7 @@ def random_resized_crop(
     ratio:tuple=(3/4, 4/3)          # Smallest and largest width / height
 ) -> Tensor: # (n, c, *size)
     "A window of random area, aspect ratio and place from each image, resized."
-    return resample(x, crop_boxes(x, generator, scale, ratio), size or tuple(x.shape[2:]))
+    return resample(x, crop_boxes(x, generator, scale, ratio), size or (x.shape[2], x.shape[3]))
 
 # %% ../../nbs/53_augment.ipynb #e276bd88
 def random_crop(

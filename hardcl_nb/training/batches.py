@@ -9,6 +9,7 @@ __all__ = ['m_per_class_batches', 'balanced_batches', 'two_views', 'batches', 'i
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 import numpy as np, torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -71,7 +72,7 @@ _labels = ('y', 'label', 'labels', 'target', 'targets')
 
 def _rows(v): return isinstance(v, (Tensor, np.ndarray)) and v.ndim>1
 
-def _parts(batch):
+def _parts(batch) -> tuple[list[Tensor], Any]:
     "Views of the inputs, a list of tensors, and labels or None."
     what = type(batch).__name__
     if isinstance(batch, Mapping):

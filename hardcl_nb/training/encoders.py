@@ -66,7 +66,7 @@ def mlp(
     check_count(len(sizes), 'number of sizes', 2)
     def layer(a, b): return nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU()
     hidden = [part for a,b in zip(sizes[:-2], sizes[1:-1]) for part in layer(a, b)]
-    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(*sizes[-2:]))
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(sizes[-2], sizes[-1]))
 
 # %% ../../nbs/54_encoders.ipynb #a9b16b80
 class ResidualBlock(nn.Module):
@@ -96,7 +96,7 @@ def small_resnet(
     stem = nn.Sequential(*_conv(check_count(channels, 'channels'), width, 2), nn.ReLU())
     blocks = [ResidualBlock(a, b, 2) for a,b in zip(widths, widths[1:])]
     net = nn.Sequential(stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    net.out_features = widths[-1]
+    net.out_features = widths[-1] # type: ignore[assignment]
     return net
 
 # %% ../../nbs/54_encoders.ipynb #700f3c4f

@@ -9,6 +9,7 @@ __all__ = ['check_sha256', 'load_npz', 'save_npz', 'read_image', 'read_images', 
 # %% ../../nbs/51_images.ipynb #c55d3a49
 import hashlib, os, warnings, zipfile
 from pathlib import Path
+from typing import Any
 import numpy as np, torch
 from torch import nn, Tensor
 from ..checks import Refused, need, check_choice, check_count
@@ -88,7 +89,7 @@ def save_npz(
     ok = isinstance(data, Data) and data.train_x.dtype==torch.uint8
     need(ok, 'data', data if isinstance(data, Data) else type(data).__name__, 'a data set of uint8 images', TypeError)
     need(Path(path).suffix=='.npz', 'path', path, 'a name ending in .npz')
-    arrays = {'classes': np.array(data.classes)} if data.classes else {}
+    arrays:dict[str, Any] = {'classes': np.array(data.classes)} if data.classes else {}
     for p in ('train', 'test'):
         arrays[p+'_images'] = getattr(data, p+'_x').permute(0, 2, 3, 1).cpu().numpy()
         arrays[p+'_labels'] = getattr(data, p+'_y').cpu().numpy()
@@ -232,6 +233,8 @@ def pixel_stats(
 # %% ../../nbs/51_images.ipynb #38ee0be5
 class Pixels(nn.Module):
     "First layer of a network on images: bytes or floats in [0, 1] to normalised floats."
+    mean:Tensor
+    std:Tensor
     def __init__(self,
         mean:Tensor,  # Mean of each channel, (c,)
         std:Tensor    # Standard deviation of each channel, (c,), > 0

@@ -193,7 +193,8 @@ def cached_backward(
 ) -> Tensor: # The loss of the whole batch, a number; its gradient is added to the parameters', as `backward` does
     "Loss and gradient of a batch whose activations do not fit, chunk by chunk (Gao et al. 2021)."
     _check_rowwise(encoder)
-    parts, states = x.split(check_count(chunk, 'chunk')), []
+    parts = x.split(check_count(chunk, 'chunk'))
+    states:list[tuple[Tensor, ...]] = []
     with torch.no_grad(): z = torch.cat([_noting(encoder, part, states) for part in parts]).requires_grad_()
     loss = loss_fn(z, y)
     grad, = torch.autograd.grad(loss, z)

@@ -9,6 +9,7 @@ __all__ = ['predict_knn', 'LinearProbe', 'linear_probe', 'split_embed', 'evaluat
 import math, warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 import numpy as np, torch
 from torch import nn, Tensor
 from ..checks import check_count, check_embeddings, check_labels, check_number, need
@@ -134,7 +135,7 @@ def split_embed(
     known = f'a part of the encoder, one of {", ".join(k for k in parts if k)}'
     need(any(head is m for m in parts.values()), 'head', said, known)
     seen = []
-    hook = head.register_forward_pre_hook(lambda m,args: seen.append(args[0].flatten(1)))
+    hook = cast(nn.Module, head).register_forward_pre_hook(lambda m,args: seen.append(args[0].flatten(1)))
     try: after = embed(encoder, x, check_count(batch_size, 'batch_size'))
     finally: hook.remove()
     need(len(seen)>0, 'head', 'a part that the encoder does not call', 'a part that it calls')

@@ -10,6 +10,7 @@ __all__ = ['rank_and_size', 'processes', 'pick_device', 'my_share', 'gather_rows
 import gc, os, signal, threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
@@ -98,11 +99,11 @@ def gather_shares(
 # %% ../../nbs/58_processes.ipynb #68869c55
 def on_first(
     f:Callable # Called without arguments, on rank 0 only
-) -> object: # What it returned, on every process
+) -> Any: # What it returned, on every process
     "Call a function on the first process; every process gets its result, or its error."
     rank,size = rank_and_size()
     if size==1: return f()
-    said = [None, None]
+    said:list[Any] = [None, None]
     if rank==0:
         try: said[0] = f()
         except Exception as e: said[1] = e
@@ -131,7 +132,7 @@ def interruptible() -> Iterator[Callable[[int], bool]]: # Called as stop(step) a
     def raise_flag(signum, frame):
         if stop.signum: raise KeyboardInterrupt
         stop.signum = signum
-    stop.signum, size = 0, rank_and_size()[1]
+    stop.signum, size = 0, rank_and_size()[1] # type: ignore[attr-defined]
     ours = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     before = {s: signal.signal(s, raise_flag) for s in ours}
     try: yield stop
