@@ -2,7 +2,7 @@
 PYTHON ?= python3
 py := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow nightly lab student docs readme refresh bench clean
+.PHONY: help demo test slow types nightly lab student docs readme refresh bench clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -25,6 +25,9 @@ test: .venv/.ready ## Check that notebooks and modules agree, run every notebook
 slow: .venv/.ready ## The tests that take longest: large grids, many processes, whole command lines (5 minutes)
 	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist worksteal -m slow tests
 	@for f in 24_kernel 27_general; do $(py) .ci/notebook.py nbs/$$f.ipynb gpu notest || exit 1; done
+
+types: .venv/.ready ## Check the types of the package
+	@.venv/bin/mypy hardcl_nb --ignore-missing-imports --exclude _modidx
 
 nightly: .venv/.ready ## Fresh random examples: all property tests, many more examples (3 minutes)
 	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist loadfile --hypothesis-profile=nightly -m hypothesis tests
