@@ -22,7 +22,7 @@ test: .venv/.ready ## Check that notebooks and modules agree, run every notebook
 	@$(py) .ci/check.py
 	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist loadfile -m 'not slow' tests
 
-slow: .venv/.ready ## The tests that take longest: large grids, many processes, whole command lines (5 minutes)
+slow: .venv/.ready ## The tests that take longest: large grids, many processes, whole command lines (9 minutes)
 	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist worksteal -m slow tests
 	@for f in 24_kernel 27_general; do $(py) .ci/notebook.py nbs/$$f.ipynb gpu notest || exit 1; done
 

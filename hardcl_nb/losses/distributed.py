@@ -139,7 +139,8 @@ def simulate_ranks(
     need(len(zs)==len(ys)>0, 'ys', f'{len(ys)} tensors for {len(zs)} ranks', 'one label vector per rank')
     ws:Sequence[Tensor|None] = weights or [None]*len(zs)
     need(len(ws)==len(zs), 'weights', f'{len(ws)} tensors for {len(zs)} ranks', 'one weight vector per rank')
-    programs = [_rank(z, y, r, *(*_settings(options), True, v)) for r,(z,y,v) in enumerate(zip(zs, ys, ws))]
+    o,how = _settings(options)
+    programs = [_rank(z, y, r, o, how, True, v) for r,(z,y,v) in enumerate(zip(zs, ys, ws))]
     with torch.no_grad(): ends, received = in_step(programs)
     return SimpleNamespace(loss=[l for l,_ in ends], grad=[g for _,g in ends], received=received)
 
@@ -246,5 +247,6 @@ class DistributedLoss(nn.Module):
         return LossOptions(**kept), _How(self.combine, self.ring, self.chunk, self.loss.validate, self.loss.reduction)
     def forward(self, z:Tensor, y:Tensor, weight:Tensor|None=None, *, beta:float|None=None) -> Tensor:
         "The loss of the whole batch, of which `z` (n_r, d), `y` (n_r,) and `weight` (n_r,) are this rank's."
-        return _run(z, y, weight, *(*self._settings(beta), self.group))
+        o,how = self._settings(beta)
+        return _run(z, y, weight, o, how, self.group)
     def extra_repr(self): return f'combine={self.combine!r}, ring={self.ring}, chunk={self.chunk}'

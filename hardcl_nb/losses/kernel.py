@@ -227,7 +227,7 @@ def _launch(z, y, weight, beta, supervised, detach, alpha, q, tau, precision, gr
 # %% ../../nbs/24_kernel.ipynb #1bdef2e7
 _failed:dict[tuple[torch.device, torch.dtype], str] = {} # why the kernel is not tried again
 
-def _compute(z, y, weight, beta, supervised, detach, alpha, q, tau, precision, grad):
+def _compute(z, y, weight, beta, supervised, detach, alpha, q, tau, precision, grad=False):
     "`_launch`; the tiled engine where that fails on a GPU."
     if (z.device, z.dtype) not in _failed:
         try: return _launch(z, y, weight, beta, supervised, detach, alpha, q, tau, precision, grad)
@@ -252,7 +252,7 @@ def _instead(z, y, weight, beta, supervised, detach, alpha, q, tau, grad):
 _options = 'float beta, bool supervised, bool detach, float alpha, float q, float tau, str precision'
 _mean = torch.library.custom_op('hardcl_nb::kernel_mean', lambda *a: _compute(*a)[1:], mutates_args=(),
     schema=f'(Tensor z, Tensor y, Tensor? weight, {_options}, bool grad) -> (Tensor, Tensor)')
-_losses = lambda z, y, *a: _compute(z, y, None, *(*a, False))[0]
+_losses = lambda z, y, *a: _compute(z, y, None, *a)[0]
 _rows = torch.library.custom_op('hardcl_nb::kernel_rows', _losses, mutates_args=(),
     schema=f'(Tensor z, Tensor y, {_options}) -> Tensor')
 
