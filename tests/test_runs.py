@@ -1,5 +1,6 @@
 "Run folders: resume, overwrite, damaged files."
 import json, math, os, resource, signal, subprocess, sys
+from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from hardcl_nb.runs.config import RunConfig, run_name
@@ -7,6 +8,7 @@ from hardcl_nb.training.data import Data
 from hardcl_nb.training.datasets import load_dataset
 from hardcl_nb.training.images import save_npz
 from hardcl_nb.training.processes import Interrupted
+from hardcl_nb.runs.build import build_bound, build_data
 from hardcl_nb.runs.checkpoints import load_checkpoint, save_checkpoint
 from hardcl_nb.runs.storage import read_csv, write_csv
 from hardcl_nb.runs.folder import run
@@ -266,3 +268,13 @@ def test_a_checkpoint_is_complete_and_of_this_run(tmp_path):
             ({}, {k: v for k,v in t.items() if not k.startswith('opt')}, 'the state of the optimiser after 2 steps, got none'), ({}, {k: v[:1] if k=='opt.0.exp_avg' else v for k,v in t.items()}, 'the state of this optimiser, got 1 that do not fit')):
         save_file({k: v.contiguous() for k,v in tensors.items()}, file, metadata={'run': json.dumps({**about, **change})})
         with pytest.raises(ValueError, match=says): run(cfg, tmp_path, resume=True)
+
+@pytest.mark.parametrize('data', ['digits', 'latent100'])
+def test_the_table_of_the_home_page_has_gaps_to_the_bounds_of_today(data):
+    "A bound that is sharpened asks for the demo's results anew."
+    _, train, _ = build_data(RunConfig(data=data))
+    rows = [r for r in read_csv(Path(__file__).parent.parent/'nbs/results/demo.csv') if r['data']==data and r['norm']=='ball']
+    assert len(rows)==30
+    for r in rows:
+        cfg = RunConfig(data=data, method=r['method'], beta=r['beta'])
+        assert r['loss']-r['gap']==pytest.approx(build_bound(cfg, train), abs=1e-9), (r['method'], r['beta'])
