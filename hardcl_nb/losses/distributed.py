@@ -50,7 +50,6 @@ def _check_own(z, y, weight, o, how):
     check_weight(weight, z, torch.ones_like(y, dtype=torch.bool), False)
     if how.validate: need(bool(((weight>=0)&(weight<float('inf'))).all()), 'weight', 'others', 'finite weights >= 0')
 
-# %% ../../nbs/30_distributed.ipynb #6c4a76a7
 def _ranks(r): return f"rank{'s' if len(r)>1 else ''} {', '.join(map(str, r[:8]))}{', …' if len(r)>8 else ''}"
 
 def _same(values, arg, what):
@@ -140,8 +139,8 @@ def simulate_ranks(
     ws:Sequence[Tensor|None] = weights or [None]*len(zs)
     need(len(ws)==len(zs), 'weights', f'{len(ws)} tensors for {len(zs)} ranks', 'one weight vector per rank')
     o,how = _settings(options)
-    programs = [_rank(z, y, r, o, how, True, v) for r,(z,y,v) in enumerate(zip(zs, ys, ws))]
-    with torch.no_grad(): ends, received = in_step(programs)
+    ranks = zip(zs, ys, range(len(zs)), ws)
+    with torch.no_grad(): ends, received = in_step([_rank(z, y, r, o, how, True, w) for z,y,r,w in ranks])
     return SimpleNamespace(loss=[l for l,_ in ends], grad=[g for _,g in ends], received=received)
 
 # %% ../../nbs/30_distributed.ipynb #9f8409f0
@@ -239,8 +238,7 @@ class DistributedLoss(nn.Module):
         super().__init__()
         need(isinstance(loss, ContrastiveLoss), 'loss', type(loss).__name__, 'a ContrastiveLoss: SCL(), say', TypeError)
         self.loss,self.group,self.combine,self.ring,self.chunk = loss,group,combine,ring,chunk
-        o,how = self._settings()
-        how.check(o)
+        _How.check(*self._settings()[::-1])
     def _settings(self, beta=None):
         "What the loss says now."
         kept = {k: getattr(self.loss, k) for k in vars(LossOptions())}|({} if beta is None else {'beta': beta})
