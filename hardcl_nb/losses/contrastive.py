@@ -9,7 +9,8 @@ __all__ = ['pick_engine', 'contrastive_loss', 'ContrastiveLoss', 'SCL', 'HSCL', 
 import torch
 from torch import nn, Tensor
 from ..checks import check_choice, need
-from .exact import LossOptions, check_alone, check_batch, free_look, plain
+from .exact import LossOptions, check_batch, free_look, plain
+from .formed import check_alone
 from .panels import one_panel
 from .tiled import tiled
 
@@ -23,16 +24,17 @@ def pick_engine(
     if z.device.type!='cuda': return 'plain' if n<700 else 'tiled' # measured: from here on tiles are no slower
     if n<=2048: return 'plain'
     narrow = z.dtype==torch.float32 and (o.beta>0 and not o.detach or (1+o.beta)/o.tau>16)
-    if o.tau_plus or narrow: return 'tiled'
+    if o.tau_plus or o.raw or narrow: return 'tiled'
     from hardcl_nb.losses.kernel import kernel_ready # Triton is imported only where a GPU may use it
     return 'kernel' if kernel_ready(z)=='' else 'tiled'
 
 # %% ../../nbs/25_contrastive.ipynb #05c2aaa0
-def _check_engine(engine, tau_plus):
+def _check_engine(engine, o):
     "Refuse an unknown engine, and one that cannot do what is asked."
     check_choice(engine, 'engine', ('auto', 'plain', 'tiled', 'kernel'))
-    debiased = "'plain', 'tiled' or 'auto' where negatives are debiased"
-    need(engine!='kernel' or not tau_plus, 'engine', "'kernel' with tau_plus > 0", debiased)
+    for k,why in (('tau_plus', 'negatives are debiased'), ('raw', 'weights are raw')):
+        able = engine!='kernel' or not getattr(o, k)
+        need(able, 'engine', f"'kernel' with {k}={getattr(o, k)}", f"'plain', 'tiled' or 'auto' where {why}")
 
 def _compute(b, o, engine, validate):
     "The loss of a checked batch; engines that form their own gradient refuse what such a gradient cannot follow."
@@ -57,6 +59,7 @@ def contrastive_loss(
     q:float|str=1.,          # InfoNCE's weight of the negatives, > 0; 'sum': their number
     tau:float=1.,            # Temperature, > 0; divides all similarities, also under β
     tau_plus:float=0.,       # Class prior of debiased negatives, in [0, 1); 0 is off
+    raw:bool=False,          # Weights e^{βs} as they are? else they are normalised to mean 1 for each anchor
     weight:Tensor|None=None, # Weight of each anchor, (n,), >= 0, held fixed; None is 1
     reduction:str='mean',    # 'mean': weighted mean over anchors; 'none': weighted rows, NaN where there is no positive
     validate:bool=True,      # Look at the values too? (on a GPU this waits for the device)
@@ -74,8 +77,8 @@ def contrastive_loss(
     >>> round(hardcl_nb.contrastive_loss(z, y, beta=5.).item(), 4) # all similarities are 0: log 2
     0.6931
     """
-    o = LossOptions(beta, supervised, detach, alpha, q, tau, tau_plus).check()
-    _check_engine(engine, tau_plus)
+    o = LossOptions(beta, supervised, detach, alpha, q, tau, tau_plus, raw).check()
+    _check_engine(engine, o)
     return _compute(check_batch(z, y, supervised, weight, reduction, validate), o, engine, validate)
 
 # %% ../../nbs/25_contrastive.ipynb #5d4b2c2a
@@ -83,10 +86,10 @@ _names = {k: v for k,v in (contrastive_loss.__kwdefaults__ or {}).items() if k!=
 
 def _keep(module, given):
     "Check options, and keep them as attributes."
-    LossOptions(**{k: v for k,v in given.items() if k not in ('reduction', 'validate', 'engine')}).check()
+    o = LossOptions(**{k: v for k,v in given.items() if k not in ('reduction', 'validate', 'engine')}).check()
     check_choice(given['reduction'], 'reduction', ('mean', 'none'))
     check_choice(given['validate'], 'validate', (True, False))
-    _check_engine(given['engine'], given['tau_plus'])
+    _check_engine(given['engine'], o)
     for k,v in given.items(): setattr(module, k, v)
 
 # %% ../../nbs/25_contrastive.ipynb #b3d2ed50
@@ -111,13 +114,14 @@ class ContrastiveLoss(nn.Module):
         q:float|str=1.,       # InfoNCE's weight of the negatives, > 0; 'sum': their number
         tau:float=1.,         # Temperature, > 0
         tau_plus:float=0.,    # Class prior of debiased negatives, in [0, 1); 0 is off
+        raw:bool=False,       # Weights e^{βs} as they are? else they are normalised to mean 1 for each anchor
         reduction:str='mean', # 'mean', or 'none': rows, (n,)
         validate:bool=True,   # Look at the values too? (on a GPU this waits for the device)
         engine:str='auto'     # As in `contrastive_loss`
     ):
         super().__init__()
         _keep(self, dict(beta=beta, supervised=supervised, detach=detach, alpha=alpha, q=q, tau=tau, tau_plus=tau_plus,
-            reduction=reduction, validate=validate, engine=engine))
+            raw=raw, reduction=reduction, validate=validate, engine=engine))
 
     def forward(self,
         z:Tensor, y:Tensor,      # Embeddings, (n, d); labels, (n,)
@@ -165,10 +169,10 @@ class HSCL(ContrastiveLoss):
     def __init__(self,
         beta:float, # Hardness, >= 0
         *, detach:bool=True, alpha:float=1., q:float|str=1., tau:float=1., # As in `ContrastiveLoss`
-        tau_plus:float=0., reduction:str='mean', validate:bool=True, engine:str='auto' # As in `ContrastiveLoss`
+        tau_plus:float=0., raw:bool=False, reduction:str='mean', validate:bool=True, engine:str='auto' # As in `ContrastiveLoss`
     ):
-        super().__init__(beta, True, detach=detach, alpha=alpha, q=q, tau=tau, tau_plus=tau_plus, reduction=reduction,
-            validate=validate, engine=engine)
+        super().__init__(beta, True, detach=detach, alpha=alpha, q=q, tau=tau, tau_plus=tau_plus, raw=raw,
+            reduction=reduction, validate=validate, engine=engine)
 
 # %% ../../nbs/25_contrastive.ipynb #7df2c284
 class UCL(ContrastiveLoss):
@@ -202,7 +206,7 @@ class HUCL(ContrastiveLoss):
     def __init__(self,
         beta:float, # Hardness, >= 0
         *, detach:bool=True, alpha:float=1., q:float|str=1., tau:float=1., # As in `ContrastiveLoss`
-        tau_plus:float=0., reduction:str='mean', validate:bool=True, engine:str='auto' # As in `ContrastiveLoss`
+        tau_plus:float=0., raw:bool=False, reduction:str='mean', validate:bool=True, engine:str='auto' # As in `ContrastiveLoss`
     ):
-        super().__init__(beta, False, detach=detach, alpha=alpha, q=q, tau=tau, tau_plus=tau_plus, reduction=reduction,
-            validate=validate, engine=engine)
+        super().__init__(beta, False, detach=detach, alpha=alpha, q=q, tau=tau, tau_plus=tau_plus, raw=raw,
+            reduction=reduction, validate=validate, engine=engine)

@@ -14,7 +14,8 @@ import torch
 from torch import distributed as dist, nn, Tensor
 from ..checks import check_choice, check_count, check_embeddings, check_labels, need
 from .contrastive import ContrastiveLoss
-from .exact import LossOptions, check_pairs, check_weight, class_sizes, formed, transformed
+from .exact import LossOptions, check_pairs, check_weight, class_sizes, transformed
+from .formed import formed
 from .sweeps import Shares, in_step, row_numbers, sweeps
 
 # %% ../../nbs/30_distributed.ipynb #ea738e00
@@ -31,10 +32,9 @@ class _How:
         o.check()
         need(o.tau_plus==0, 'tau_plus', o.tau_plus, '0 (negatives are not debiased across processes)')
         need(self.reduction=='mean', 'loss', f'reduction={self.reduction!r}', "a loss with reduction='mean'")
-        check_choice(self.combine, 'combine', ('mean', 'sum'))
-        check_choice(self.ring, 'ring', (None, True, False))
+        either = dict(combine=('mean', 'sum'), ring=(None, True, False), validate=(True, False))
+        for k,of in either.items(): check_choice(getattr(self, k), k, of)
         check_count(self.chunk, 'chunk')
-        check_choice(self.validate, 'validate', (True, False))
 
 # %% ../../nbs/30_distributed.ipynb #51b2d69a
 _dtypes = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -185,9 +185,8 @@ def _run(z, y, weight, o, how, group):
     "Run this rank's program: through torch.distributed where it is up, else alone."
     me = dist.get_rank(group) if (up := dist.is_available() and dist.is_initialized()) else 0
     need(me>=0, 'group', 'a group without this process', 'a process group that it belongs to')
-    def run(z, slope, wanted):
-        program = _rank(z, y, me, o, how, wanted[0], weight)
-        return _carry(program, group) if up else in_step([program])[0][0]
+    go = (lambda program: _carry(program, group)) if up else lambda program: in_step([program])[0][0]
+    def run(z, slope, wanted): return go(_rank(z, y, me, o, how, wanted[0], weight))
     if not isinstance(z, Tensor) or transformed(z): # the program refuses, and lets the other ranks know
         with torch._C._DisableFuncTorch(): return run(z, None, (False,))
     return formed(run, z, engine='distributed_loss')
@@ -203,6 +202,7 @@ def distributed_loss(
     alpha:float=1.,        # InfoNCE's constant, >= 0
     q:float|str=1.,        # InfoNCE's weight of the negatives, > 0; 'sum': their number
     tau:float=1.,          # Temperature, > 0
+    raw:bool=False,        # Weights e^{βs} as they are? else they are normalised to mean 1
     weight:Tensor|None=None, # Weight of each anchor in the mean, (n_r,), >= 0; None: all alike
     combine:str='mean',    # How the ranks' parameter gradients are combined afterwards: 'mean' (DDP) or 'sum'
     ring:bool|None=None,   # Pass columns round a ring? None: when all of them exceed `gather_limit` bytes
@@ -211,7 +211,7 @@ def distributed_loss(
     group:object|None=None # Process group; all processes, if None; this process alone, if torch.distributed is not up
 ) -> Tensor: # The loss of the whole batch, the same on every rank
     "`contrastive_loss` of the batches of all ranks together; every rank must call it."
-    o = LossOptions(beta, supervised, detach, alpha, q, tau)
+    o = LossOptions(beta, supervised, detach, alpha, q, tau, raw=raw)
     return _run(z, y, weight, o, _How(combine, ring, chunk, validate), group)
 
 # %% ../../nbs/30_distributed.ipynb #5b98d52d

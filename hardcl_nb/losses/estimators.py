@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 from ..checks import check_count, check_number, need
-from .exact import LossOptions, check_alone, check_batch, debias, formed, outer, result_type
+from .exact import LossOptions, check_batch, debias, outer, result_type
+from .formed import check_alone, formed
 
 # %% ../../nbs/21_estimators.ipynb #c10d88c7
 def pools(
@@ -205,8 +206,7 @@ def sampling_error(
     "Bias and standard deviation of `sampled_loss` to leading order in 1/k (delta method)."
     with torch.no_grad(): lw,e,_,share = _pairs(z, y, LossOptions(beta, supervised, True, alpha, q, tau))
     one, two = (lw+e).logsumexp(1), (lw+2*e).logsumexp(1)
-    r = (one-outer(one, alpha)).exp()
-    var = r**2*torch.expm1(two-2*one).clamp(min=0)/check_count(k, 'k') # of each pair; rounding may leave it below 0
+    var = (2*(one-outer(one, alpha))).exp()*torch.expm1(two-2*one).clamp(min=0)/check_count(k, 'k') # >= 0, whatever rounding says
     return -(var*share).sum().to(result_type(z))/2, (var*share**2).sum().sqrt().to(result_type(z))
 
 # %% ../../nbs/21_estimators.ipynb #da4126d4

@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['Batch', 'class_sizes', 'anchors', 'outer', 'debias', 'LossOptions', 'transformed', 'result_type', 'free_look',
-           'check_pairs', 'check_weight', 'check_batch', 'plain', 'plain_loss', 'check_alone', 'formed']
+           'check_pairs', 'check_weight', 'check_batch', 'plain', 'plain_loss']
 
 # %% ../../nbs/20_exact.ipynb #96f49bf0
 import math
 from collections import namedtuple
-from collections.abc import Callable
 from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
@@ -28,8 +27,11 @@ def anchors(y:Tensor) -> Tensor: # Labels (n,) -> True where a sample has a posi
     return class_sizes(check_labels(y, y.numel()))>1
 
 # %% ../../nbs/20_exact.ipynb #960068b0
-def _tilted_lse(s, drop, beta, detach):
-    "A_i = log Σ_j w_ij exp(s_ij) over the entries that are not `drop`ped, (n, 1); w = softmax of β s over them."
+def _tilted_lse(s, drop, beta, detach, raw=False):
+    "A_i = log Σ_j w_ij exp(s_ij) over what is not `drop`ped, (n, 1); w = softmax of β s, or e^{βs}/N if `raw`."
+    if raw: # N: how many are not dropped
+        t = (beta*(s.detach() if detach else s)+s).masked_fill(drop, -math.inf)
+        return t.logsumexp(1, keepdim=True)-(~drop).sum(1, keepdim=True).to(s).log()
     with torch.no_grad(): m = s.masked_fill(drop, -math.inf).amax(1, keepdim=True)
     u = s-m
     log_w = (beta*(u.detach() if detach else u)).masked_fill_(drop, -math.inf).log_softmax(1)
@@ -87,6 +89,7 @@ class LossOptions(_Precision):
     q:float|str=1.       # InfoNCE's weight of the negatives, > 0; 'sum': their number
     tau:float=1.         # Temperature, > 0
     tau_plus:float=0.    # Class prior of debiased negatives, in [0, 1); 0 is off
+    raw:bool=False       # Weights e^{βs} as they are? else they are normalised to mean 1
 
     def check(self):
         "Refuse what is out of range; returns self."
@@ -95,8 +98,19 @@ class LossOptions(_Precision):
         check_number(self.tau, 'tau', low=0, strict=True)
         if isinstance(self.q, str): need(self.q=='sum', 'q', repr(self.q), "a number > 0, or 'sum'")
         else: check_number(self.q, 'q', low=0, strict=True)
-        for arg in ('supervised', 'detach'): check_choice(getattr(self, arg), arg, (True, False))
+        for arg in ('supervised', 'detach', 'raw'): check_choice(getattr(self, arg), arg, (True, False))
+        need(not (self.raw and self.tau_plus), 'raw', True, 'False where negatives are debiased')
         return self
+
+    @property
+    def two(self):
+        "Does A need a second sum, Σ e^{βs}?"
+        return self.beta>0 and not self.raw
+
+    def lift(self, shift):
+        "What A - s gains where all similarities of a row are larger by `shift`; 0 for normalised weights."
+        if not self.raw: return 0.
+        return self.beta*(shift.detach() if self.detach else shift)
 
     def log_q(self, count):
         "log q of anchors with `count` negatives, same shape."
@@ -124,9 +138,9 @@ def _rows(z, y, size, o):
     drop = same if o.supervised else torch.eye(len(y), dtype=torch.bool, device=y.device)
     zt, c = z/o.tau, z.detach().mean(0)
     s = zt@(z-c).T # each row shifted by a constant
-    A = _tilted_lse(s, drop, o.beta, o.detach)
-    x = A-s if not o.tau_plus else debias(A-s, -1/o.tau-s-(zt@c)[:,None], o.tau_plus)
-    x = x+o.log_q((~drop).sum(1, keepdim=True).to(s))
+    A, shift = _tilted_lse(s, drop, o.beta, o.detach, o.raw), (zt@c)[:,None]
+    x = A-s if not o.tau_plus else debias(A-s, -1/o.tau-s-shift, o.tau_plus)
+    x = x+o.log_q((~drop).sum(1, keepdim=True).to(s))+o.lift(shift)
     return (outer(x, o.alpha)*same.clone().fill_diagonal_(False)).sum(1)/(size-1).clamp(min=1)
 
 # %% ../../nbs/20_exact.ipynb #275422de
@@ -191,60 +205,3 @@ def plain_loss(
     "The exact loss in one matrix of pairs; differentiable as often as you like."
     o = LossOptions(**options).check()
     return plain(check_batch(z, y, o.supervised, weight, reduction, validate), o, validate or free_look(z))
-
-# %% ../../nbs/20_exact.ipynb #15b445e0
-class _Formed(torch.autograd.Function):
-    "A loss whose gradient comes with it, or is formed when its slope is known."
-    @staticmethod
-    def forward(ctx, f, how, *tensors):
-        ctx.f, ctx.how, ctx.dtypes = f, how, [None if x is None else x.dtype for x in tensors]
-        rows, twice, _ = how
-        loss, *grads = f(*tensors, None, (False,)*len(tensors) if rows else ctx.needs_input_grad[2:])
-        ctx.save_for_backward(*(tensors if rows or twice else ()), *(() if rows else grads))
-        return loss
-
-    @staticmethod
-    def backward(ctx, slope):
-        (rows, twice, engine), saved, wanted = ctx.how, ctx.saved_tensors, ctx.needs_input_grad[2:]
-        n, again = len(wanted), torch.is_grad_enabled()
-        with torch.autocast(slope.device.type, enabled=False):
-            if again and twice: return None, None, *_traced(twice, saved[:n], slope, wanted)
-            with torch.no_grad():
-                if rows: _, *grads = ctx.f(*saved, slope, wanted)
-                else: grads = [None if d is None else d*slope for d in saved[-n:]]
-                grads = [d.to(t) if w else None for d,t,w in zip(grads, ctx.dtypes, wanted)]
-        return None, None, *(_refusing(grads, engine) if again else grads)
-
-# %% ../../nbs/20_exact.ipynb #aba82f2b
-def _refusing(grads, engine):
-    "The same numbers, with an error in place of a graph."
-    text = f"engine: expected 'plain' where the gradient is differentiated again, got {engine}"
-    error = torch._C._functions.DelayedError(text.encode(), len(grads)) # as in `once_differentiable`
-    out = error(*[None if d is None else d.detach().requires_grad_() for d in grads])
-    return (out,) if isinstance(out, Tensor) else out
-
-def _traced(f, tensors, slope, wanted):
-    "The gradient of f(*tensors), by autograd, with its graph."
-    grads = iter(torch.autograd.grad(f(*tensors), [x for x,w in zip(tensors, wanted) if w], slope, create_graph=True))
-    return [next(grads) if w else None for w in wanted]
-
-def check_alone(z:Tensor|None, engine:str) -> None: # What a loss depends on; name for the message
-    "Refuse what a gradient that is a number cannot follow."
-    inside = not torch.compiler.is_compiling() and isinstance(z, Tensor) and transformed(z)
-    where = f"'{engine}' inside a torch.func transform or forward-mode differentiation"
-    need(not inside, 'engine', where, "'plain' there; or a loop over batches, and torch.autograd.grad", RuntimeError)
-
-# %% ../../nbs/20_exact.ipynb #af019e17
-def formed(
-    f:Callable,           # f(*tensors, slope, wanted) -> loss, and for each tensor its gradient, or None
-    z:Tensor, *more:Tensor|None, # What the loss depends on: the embeddings, and what else `f` takes
-    rows:bool=False,      # Is the loss a vector, whose gradient waits for its slope?
-    twice:Callable|None=None, # The same loss of *tensors by autograd, for second derivatives; None refuses them
-    engine:str='formed'   # Name for messages
-) -> Tensor: # The loss
-    "The loss of `f`, with the gradient that `f` forms: differentiable once, or by `twice` again."
-    for x in (tensors := (z, *more)): check_alone(x, engine)
-    with torch.autocast(z.device.type, enabled=False):
-        if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
-            return _Formed.apply(f, (rows, twice, engine), *tensors)
-        with torch.no_grad(): return f(*tensors, None, (False,)*len(tensors))[0]

@@ -13,7 +13,8 @@ from torch import nn, Tensor
 from ..checks import check_choice, check_count, need
 from ..theory.psi import InfoNCE, Linear, MeanForm, Softplus, Triplet, check_psi
 from ..theory.hardening import Exponential, SoftThreshold, Threshold, check_eta, tilted_weights
-from .exact import LossOptions, check_alone, check_batch, formed, free_look, outer, result_type
+from .exact import LossOptions, check_batch, free_look, outer, result_type
+from .formed import check_alone, formed
 from .estimators import pools, similarities
 
 # %% ../../nbs/27_general.ipynb #b3cbe6ec

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from ..checks import check_choice, need
-from .exact import Batch, LossOptions, anchors, check_alone, check_batch
+from .exact import Batch, LossOptions, anchors, check_batch
+from .formed import check_alone
 from .panels import tiled_rows
 
 # %% ../../nbs/24_kernel.ipynb #861cff66

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from ..checks import check_choice, check_count, check_embeddings, check_labels, need
-from .exact import (Batch, LossOptions, check_pairs, check_weight, class_sizes, debias, formed,
-    free_look, outer, plain, result_type)
+from .exact import (Batch, LossOptions, check_batch, check_pairs, check_weight, class_sizes, debias, free_look,
+    outer, plain, result_type)
+from .formed import formed
 
 # %% ../../nbs/22_panels.ipynb #b0a1d2c5
 def positives(
@@ -43,7 +44,7 @@ def rates(
 ) -> tuple[Tensor,Tensor|None]: # Factors of e^{(1+β)s} and of -e^{βs}; None: no second term
     "The two numbers that an anchor keeps for its negatives."
     if o.detach or not o.beta: return g/S[1], None
-    return (1+o.beta)*g/S[1], o.beta*g/S[0]
+    return (1+o.beta)*g/S[1], o.beta*g/S[0] if o.two else None
 
 def slopes(
     e1:Tensor, e0:Tensor|None, a:Tensor, p:Tensor|None # e^{(1+β)s} and e^{βs}, both are overwritten; their factors
@@ -55,9 +56,9 @@ def slopes(
 # %% ../../nbs/22_panels.ipynb #06f6d6b0
 def powers(
     e1:Tensor, o:LossOptions # (1+β)s/log 2, overwritten; options
-) -> tuple[Tensor,Tensor|None]: # e^{(1+β)s} in its place; e^{βs}, or None at β = 0
+) -> tuple[Tensor,Tensor|None]: # e^{(1+β)s} in its place; e^{βs}, or None where one sum is enough
     "Both exponentials of a block."
-    e0 = (e1*(o.beta/(1+o.beta))).exp2_() if o.beta else None
+    e0 = (e1*(o.beta/(1+o.beta))).exp2_() if o.two else None
     return e1.exp2_(), e0
 
 # %% ../../nbs/22_panels.ipynb #64393e3f
@@ -82,11 +83,12 @@ def _together(z, b, w, o, grad):
     nneg = (n-b.size if o.supervised else torch.full_like(b.size, n-1)).to(z)[:,None]
     S = nneg if e0 is None else e0.sum(1, keepdim=True), e1.sum(1, keepdim=True)
     keep = torch.where(at==own, 0., 1/(b.size-1).clamp(min=1).to(z)[:,None])
-    A, floor = m/k+(S[1]/S[0]).log(), -(1+z@c)[:,None]/o.tau
-    loss, g, pull = positives(s, keep, A, floor, o.log_q(nneg), w if grad else None, o)
+    shift = (z@c)[:,None]/o.tau
+    A, log_q = m/k*(1+o.beta if o.raw else 1.)+(S[1]/S[0]).log(), o.log_q(nneg)+o.lift(shift)
+    loss, g, pull = positives(s, keep, A, -1/o.tau-shift, log_q, w if grad else None, o)
     if not grad: return loss@w, None
     G = slopes(e1, e0, *rates(g, S, o)).scatter_add_(1, at, pull.neg_())
-    h = G.sum(0)+G.sum(1) if o.tau_plus else G.sum(0)
+    h = G.sum(0)+G.sum(1) if o.tau_plus or o.raw else G.sum(0)
     return loss@w, ((G+G.T)@x).addcmul_(h[:,None], c).div_(o.tau)
 
 # %% ../../nbs/22_panels.ipynb #966afcf9
@@ -107,7 +109,7 @@ def _put(x, col, value):
     return x.scatter_(1, at, torch.where(here, torch.full_like(at, value, dtype=x.dtype), x.gather(1, at)))
 
 # %% ../../nbs/22_panels.ipynb #c6f39c47
-def _panel(s, win, own, start, floor, npos, nneg, weight, o):
+def _panel(s, win, own, start, floor, npos, nneg, log_q, weight, o):
     "Losses of rows (b,), and `weight`·∂loss/∂s in place of s (b, n); `win`: equal labels in columns from `start`."
     cut, k = slice(start, start+win.shape[1]), (1+o.beta)/math.log(2)
     sp, keep = s[:,cut].to(npos, copy=True), _put(win/npos.clamp(min=1)[:,None], own-start, 0.)
@@ -115,8 +117,8 @@ def _panel(s, win, own, start, floor, npos, nneg, weight, o):
     m = _put(s, own, -math.inf).amax(1, keepdim=True)
     e1, e0 = powers(s.sub_(m).mul_(k), o)
     S = nneg[:,None] if e0 is None else e0.sum(1, keepdim=True).to(sp), e1.sum(1, keepdim=True).to(sp)
-    A = m+S[1].log()-S[0].log()
-    loss, g, pull = positives(sp, keep, A, floor[:,None], o.log_q(nneg)[:,None], weight, o)
+    A = m*(1+o.beta if o.raw else 1.)+S[1].log()-S[0].log()
+    loss, g, pull = positives(sp, keep, A, floor[:,None], log_q[:,None], weight, o)
     if weight is None: return loss
     a, p = rates(g, S, o)
     slopes(e1, e0, a.to(s), None if p is None else p.to(s))
@@ -145,8 +147,9 @@ def sorted_rows(
         need(bool((nneg>0).all()), 'y_cols', none, 'at least one negative for each anchor')
     look, out = free_look(z), result_type(z)
     work = _fine(z) if o.wide(z, look) or o.wide(cols, look) else out
-    return SimpleNamespace(y=y, y_cols=y_cols, by_row=by_row, by_col=by_col, own=own, lo=lo, hi=hi, npos=npos.to(r),
-        nneg=nneg.to(r), r=r/o.tau, x=x, c=c, floor=-(1+r@c)/o.tau, work=work, out=out, look=look)
+    npos, nneg, shift = npos.to(r), nneg.to(r), r@c/o.tau
+    return SimpleNamespace(y=y, y_cols=y_cols, by_row=by_row, by_col=by_col, own=own, lo=lo, hi=hi, npos=npos, nneg=nneg,
+        log_q=o.log_q(nneg)+o.lift(shift), r=r/o.tau, x=x, c=c, floor=-1/o.tau-shift, work=work, out=out, look=look)
 
 # %% ../../nbs/22_panels.ipynb #04bdc1c6
 def panels(
@@ -164,11 +167,11 @@ def panels(
         I = slice(b, b+rows)
         start, stop = (int(t.lo[b]), int(t.hi[I][-1])) if t.look else (0, n) # where equal labels may stand
         s, win, w = r[I]@x.T, t.y[I,None]==t.y_cols[start:stop], weight[I] if grad else None
-        loss[I] = _panel(s, win, t.own[I], start, t.floor[I], t.npos[I], t.nneg[I], w, o)
+        loss[I] = _panel(s, win, t.own[I], start, t.floor[I], t.npos[I], t.nneg[I], t.log_q[I], w, o)
         if dr is None or dc is None: continue
         G = s.to(xo)
         torch.mm(G, xo, out=dr[I]); dc.addmm_(G.T, ro[I]); h += s.sum(0)
-        if o.tau_plus: dr[I] += G.sum(1, keepdim=True)*t.c.to(xo) # else rows of G sum to zero
+        if o.tau_plus or o.raw: dr[I] += G.sum(1, keepdim=True)*t.c.to(xo) # else rows of G sum to zero
     back = lambda u, order: torch.empty_like(u).index_copy_(0, order, u)
     loss = back(loss, t.by_row).to(t.out)
     if dr is None or dc is None: return loss, None, None
@@ -204,8 +207,9 @@ def _check_rows(z, y, cols, y_cols, own, weight, grad, validate):
 def with_queue(
     z:Tensor, y:Tensor, queue:Any, y_queue:Any, # Batch (n, d), its labels; further columns (k, d), theirs, as given
     supervised:bool, weight:Tensor|None, reduction:str, validate:bool # As for `check_batch`
-) -> tuple[Batch,Tensor]: # The batch, its classes counted with the queue; labels of the queue as int64
-    "Refuse what is no batch with a queue."
+) -> tuple[Batch,Tensor|None]: # The batch, its classes counted with the queue; labels of the queue as int64
+    "Refuse what is no batch with a queue; without one it is a batch."
+    if queue is None and y_queue is None: return check_batch(z, y, supervised, weight, reduction, validate), None
     mean = check_choice(reduction, 'reduction', ('mean', 'none'))=='mean'
     check_choice(validate, 'validate', (True, False))
     check_embeddings(z, finite=validate, products=True)

@@ -29,7 +29,7 @@ def row_numbers(
     "The six numbers of each row, as far as labels and weights give them."
     R, negatives = weight.new_zeros(len(own), 6), (N-own if o.supervised else torch.full_like(own, N-1)).to(weight)
     R[:,1:3] = -math.inf
-    if not _beta(o): R[:,1] = negatives.log() # Σ 1
+    if not (_beta(o) and o.two): R[:,1] = negatives.log() # Σ 1
     R[:,3] = o.log_q(negatives)
     R[:,4] = weight*(own>1)/((own-1).clamp(min=1)*total)
     return R
@@ -69,7 +69,8 @@ def _frame(bounds, c, size, o, chunk):
     low = (-N*b-k*t)/(N-k)
     C = (t+low)/2
     g = torch.maximum(b+C/2, B-C/2).clamp(min=1e-30)
-    kept = dict(supervised=o.supervised, moved=beta>0 and not o.detach, alpha=o.alpha, tau=o.tau)
+    kept = dict(supervised=o.supervised, moved=beta>0 and o.two and not o.detach, alpha=o.alpha, tau=o.tau, two=o.two)
+    kept |= dict(lift=o.lift(C+c@c/o.tau), rise=1+beta if o.raw and not o.detach else 1., raw=o.raw)
     scales = dict(beta=beta, rho=beta/(1+beta), g=g, kx=math.sqrt((1+beta)/o.tau), kb=((1+beta)/(2*g)).sqrt())
     return SimpleNamespace(chunk=chunk, c=c, C=C, flat=bool((1+beta)*(t-low)<=_room), **kept, **scales)
 
@@ -119,10 +120,10 @@ def _first(I, J, R, f, buf):
     if not f.flat:
         top = torch.maximum(m, E.amax(1).to(m))
         E.sub_(top.to(E)[:,None])
-        l0 += f.rho*(m-top)
+        if f.two: l0 += f.rho*(m-top)
         l1 += m-top
         m.copy_(top)
-    if f.beta: _into(l0, torch.mul(E, f.rho, out=F))
+    if f.beta and f.two: _into(l0, torch.mul(E, f.rho, out=F))
     _into(l1, E)
 
 def _into(l, X): l.copy_(torch.logaddexp(l, X.exp_().sum(1).to(l).log_()))
@@ -135,7 +136,7 @@ def _pull(x, alpha):
 def _over(R, s, f):
     "A + log q - s."
     m,l0,l1,log_q,*_ = R
-    return (m/(1+f.beta)+l1-l0+log_q).to(s)-s
+    return ((m if f.raw else m/(1+f.beta))+l1-l0+log_q+f.lift).to(s)-s
 
 # %% ../../nbs/29_sweeps.ipynb #360a3afb
 def _second(I, J, R, f):
@@ -163,6 +164,7 @@ def _negatives(tiles, RI, RJ, f):
     "M + Mᵀ of the negatives in a tile of exponents, which is overwritten."
     E,F,*T = tiles
     (m,l0,l1,_,_,G), (_,k0,k1,_,_,H) = P,Q = RI.T[:,:,None], RJ.T
+    G, H = G*f.rise, H*f.rise
     if not f.flat: return _apart(E, *P[:3], G, f).add_(_apart(E, *Q[:3], H, f))
     if not f.moved: return _both(E, G*(-l1).exp(), H*(-k1).exp(), F)
     b = f.rho/(1-f.rho)

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import torch
 from torch import nn, Tensor
 from ..checks import check_count
-from .exact import Batch, LossOptions, check_alone, check_batch, formed, free_look, result_type
+from .exact import Batch, LossOptions, check_batch, free_look, result_type
+from .formed import check_alone, formed
 from .panels import panels, positives, powers, rates, slopes, sorted_rows, with_queue
 
 # %% ../../nbs/23_tiled.ipynb #9aa38583
@@ -118,15 +119,15 @@ def _sweep(t, weight, o):
     "Losses of all anchors (n,), and the two factors of their negatives, (2, n); squares are added to the gradient."
     n, grad = len(t.y), weight is not None
     nneg = (n-t.same if o.supervised else torch.full_like(t.same, n-1)).double()
-    log_q, edge = o.log_q(nneg)[:,None], -(1+t.c@t.c)[None,None]/o.tau
+    log_q, edge = (o.log_q(nneg)+o.lift(t.c@t.c/o.tau))[:,None], -(1+t.c@t.c)[None,None]/o.tau
     loss, factors = torch.zeros_like(nneg), torch.zeros_like(t.S)
-    room = 2**24 if grad and (o.detach or not o.beta) else 0
+    room = 2**24 if grad and (o.detach or not o.two) else 0
     for b,e,lo,hi in t.groups:
         I, whole, at, s, square = slice(b, e), hi-lo==e-b, None, None, None
         if whole: at, keep = _own(t, I)
         if whole or not o.supervised: square, s = _square(t, I, o, at)
         square, room = _sums(t, b, e, hi, square, o, room)
-        S = (t.S[0,I] if o.beta else nneg[I])[:,None], t.S[1,I,None]
+        S = (t.S[0,I] if o.two else nneg[I])[:,None], t.S[1,I,None]
         A, w = S[1].log()-S[0].log(), weight[I] if grad else None
         if not whole: loss[I], g = _piece(t, I, lo, hi, A, edge, log_q[I], w, o)
         else: loss[I], g, pull = positives(s, *(x if x is None else x.to(s) for x in (keep, A, edge, log_q[I], w)), o)
@@ -139,7 +140,7 @@ def _sweep(t, weight, o):
 # %% ../../nbs/23_tiled.ipynb #d3929f17
 def _spread(t, a, p, o):
     "Add the negatives' part of the gradient, but for squares that are there already."
-    both = o.beta>0 and not o.detach
+    both = o.two and not o.detach
     for b,e,lo,hi in t.groups:
         I = slice(b, e)
         for J in ([I] if not o.supervised and hi-lo>e-b else [])+_right(t, e, hi, o):
@@ -171,14 +172,14 @@ def _compute(z, y, queue, y_queue, weight, grad, o, chunk):
     return loss, dr.add_(dc[:n]) if grad else None, dc[n:].clone() if grad and queue is not None else None
 
 # %% ../../nbs/23_tiled.ipynb #b0a1d2f9
-_kinds = 'float beta, bool supervised, bool detach, float alpha, float q, float tau, float tau_plus, int chunk'
+_args = 'float beta, bool supervised, bool detach, float alpha, float q, float tau, float tau_plus, bool raw, int chunk'
 def _flat(o, chunk):
     beta, alpha, q, tau, tau_plus = (float(x) for x in (o.beta, o.alpha, 0. if o.q=='sum' else o.q, o.tau, o.tau_plus))
-    return beta, o.supervised, o.detach, alpha, q, tau, tau_plus, chunk
+    return beta, o.supervised, o.detach, alpha, q, tau, tau_plus, o.raw, chunk
 
-def _run(z, y, queue, y_queue, weight, mean, grad, beta, supervised, detach, alpha, q, tau, tau_plus, chunk):
+def _run(z, y, queue, y_queue, weight, mean, grad, beta, supervised, detach, alpha, q, tau, tau_plus, raw, chunk):
     "The loss, and gradients by batch and by queue (empty, if not asked for); q = 0: their number."
-    o = LossOptions(beta, supervised, detach, alpha, q or 'sum', tau, tau_plus)
+    o = LossOptions(beta, supervised, detach, alpha, q or 'sum', tau, tau_plus, raw)
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
         loss, dz, dq = _compute(z, y, queue, y_queue, weight, grad, o, chunk)
         if mean: loss = (loss*weight).sum()
@@ -187,7 +188,7 @@ def _run(z, y, queue, y_queue, weight, mean, grad, beta, supervised, detach, alp
 
 _name = f"hardcl_nb::tiled_{__name__.split('.')[-1]}" # one for the module, one for the notebook
 _op = torch.library.custom_op(_name, _run, mutates_args=(), schema='(Tensor z, Tensor y, Tensor? queue, '
-    f'Tensor? y_queue, Tensor? weight, bool mean, bool grad, {_kinds}) -> (Tensor, Tensor, Tensor)')
+    f'Tensor? y_queue, Tensor? weight, bool mean, bool grad, {_args}) -> (Tensor, Tensor, Tensor)')
 
 @_op.register_fake
 def _(z, y, queue, y_queue, weight, mean, grad, *options):
@@ -204,7 +205,7 @@ def _keep(ctx, inputs, output):
 def _back(ctx, grad, *second):
     if ctx.mean: dz, dq = (d*grad for d in ctx.saved_tensors)
     else: _, dz, dq = _op(*ctx.saved_tensors, grad, False, True, *ctx.options)
-    return (dz.to(ctx.dtype), None, dq.to(ctx.dtype) if len(dq) else None, *[None]*12)
+    return (dz.to(ctx.dtype), None, dq.to(ctx.dtype) if len(dq) else None, *[None]*13)
 _op.register_autograd(_back, setup_context=_keep)
 
 # %% ../../nbs/23_tiled.ipynb #f83dcc64
@@ -235,16 +236,15 @@ def tiled_loss(
     tau:float=1.,             # Temperature, > 0
     tau_plus:float=0.,        # Class prior of debiased negatives, in [0, 1); 0 is off
     weight:Tensor|None=None,  # Weight of each anchor, (n,), >= 0, held fixed; None is 1
+    raw:bool=False,           # Weights e^{βs} as they are? else they are normalised to mean 1
     queue:Tensor|None=None, y_queue:Tensor|None=None, # Further positives and negatives, no anchors, (k, d); labels (k,)
     reduction:str='mean',     # 'mean': weighted mean over anchors; 'none': weighted rows, NaN without a positive
     chunk:int|None=None,      # Rows of a tile or panel, >= 1; None: 256, or fewer where a panel would grow large
     validate:bool=True        # Look at the values too? (on a GPU this waits for the device)
 ) -> Tensor: # Loss, scalar or (n,)
     "The exact loss in tiles, against a queue too; differentiable once."
-    o = LossOptions(beta, supervised, detach, alpha, q, tau, tau_plus).check()
+    o = LossOptions(beta, supervised, detach, alpha, q, tau, tau_plus, raw).check()
     chunk = 0 if chunk is None else check_count(chunk, 'chunk')
     for x in (z, queue): check_alone(x, 'tiled')
-    how = supervised, weight, reduction, validate
-    if queue is None and y_queue is None: return tiled(check_batch(z, y, *how), o, chunk=chunk)
-    b, y_queue = with_queue(z, y, queue, y_queue, *how)
+    b, y_queue = with_queue(z, y, queue, y_queue, supervised, weight, reduction, validate)
     return tiled(b, o, queue, y_queue, chunk)
