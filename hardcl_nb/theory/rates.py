@@ -70,12 +70,12 @@ def log_factor(
     total = neg.shape[-1] if isinstance(q, str) else check_number(q, 'q', low=0, strict=True)
     return math.log(total)-(_check_beta(beta)*neg).logsumexp(-1)
 
-# %% ../../nbs/15_rates.ipynb #b0bb8b54
+# %% ../../nbs/15_rates.ipynb #b5e73a30
 def rate_range(
     tau:float=1.,      # Temperature, > 0
     *,
     alpha:float=1.,    # InfoNCE's constant, >= 0; 0: the decoupled loss
-    q:float=1.,        # What the weights of an anchor add up to, > 0; N, the number of negatives, for sums and raw weights
+    q:float=1.,        # What the weights of an anchor add up to, > 0; for sums and raw weights N
     raw_beta:float=0.  # Hardness of raw weights, >= 0; leave at 0 for normalised ones, where hardness does not matter
 ) -> tuple[float, float]: # The least and the largest rate in the unit ball; both are attained
     "Between which bounds the rate of an anchor lies, whatever the embeddings are."
@@ -90,7 +90,7 @@ def _rate(x):
     e = math.exp(-abs(x))
     return 1/(1+e) if x>=0 else e/(1+e)
 
-# %% ../../nbs/15_rates.ipynb #b57ffd2d
+# %% ../../nbs/15_rates.ipynb #b51ca655
 def raw_bound(
     num_classes:int, # C, >= 2
     per_class:int,   # Rows of each class in the batch, m >= 2
@@ -110,7 +110,7 @@ def _log_sum(x, alpha):
     a = math.log(alpha)
     return max(x, a)+math.log1p(math.exp(-abs(x-a)))
 
-# %% ../../nbs/15_rates.ipynb #bdacbd92
+# %% ../../nbs/15_rates.ipynb #b9f76482
 def towers_bound(
     pairs:int,      # Pairs in the batch, n >= 2
     beta:float=0.,  # Hardness, >= 0; for a strength h that multiplies inner products it is h·τ
