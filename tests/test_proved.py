@@ -14,7 +14,7 @@ names = {n for m in pkgutil.iter_modules(hardcl_nb.theory.__path__) for n in imp
 def test_labels_are_unique(): assert len(labels)==len(set(labels)) and len(labels)>=30
 
 def test_labels_in_the_text_exist():
-    for l in re.findall(r'\b([DGBHMLRO]\d)\b', page): assert l in labels, l
+    for l in re.findall(r'\b([DGBHMLRKO]\d)\b', page): assert l in labels, l
 
 @pytest.mark.parametrize('row', rows, ids=labels)
 def test_row_can_be_followed(row):
