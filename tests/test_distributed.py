@@ -278,7 +278,7 @@ z0, y0 = torch.eye(6, 3), torch.arange(6)%2
     (dict(ring='yes'), ValueError, "ring: expected one of None, True, False, got 'yes'"),
     (dict(combine='max'), ValueError, "combine: expected one of mean, sum, got 'max'"),
     (dict(tau_plus=.1), TypeError, 'options: expected options of distributed_loss: beta, supervised, detach, alpha, q, '
-        'tau, combine, ring, chunk, validate, got tau_plus'),
+        'tau, raw, combine, ring, chunk, validate, got tau_plus'),
     (dict(tau=0.), ValueError, 'tau: expected a finite number > 0'),
     (dict(reduction='mean'), TypeError, 'options: expected options of distributed_loss'),
     (dict(zs=[z0[:3], z0[3:].long()]), TypeError,

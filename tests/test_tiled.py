@@ -210,7 +210,7 @@ def test_registration():
     z,y,_ = batch(3, 12, 3)
     for mean,grad in ((True, True), (False, False)):
         weight = torch.full((12,), 1/12, dtype=z.dtype) if mean else None
-        args = (z.clone().requires_grad_(), y, None, None, weight, mean, grad, 5., True, True, 1., 1., 1., 0., 0)
+        args = (z.clone().requires_grad_(), y, None, None, weight, mean, grad, 5., True, True, 1., 1., 1., 0., mean, 0)
         tests = ('test_schema', 'test_faketensor', 'test_autograd_registration')
         torch.library.opcheck(engine._op._opoverload, args, test_utils=tests)
 

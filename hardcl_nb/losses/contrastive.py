@@ -169,7 +169,7 @@ class HSCL(ContrastiveLoss):
     def __init__(self,
         beta:float, # Hardness, >= 0
         *, detach:bool=True, alpha:float=1., q:float|str=1., tau:float=1., # As in `ContrastiveLoss`
-        tau_plus:float=0., raw:bool=False, reduction:str='mean', validate:bool=True, engine:str='auto' # As in `ContrastiveLoss`
+        tau_plus:float=0., raw:bool=False, reduction:str='mean', validate:bool=True, engine:str='auto' # As there
     ):
         super().__init__(beta, True, detach=detach, alpha=alpha, q=q, tau=tau, tau_plus=tau_plus, raw=raw,
             reduction=reduction, validate=validate, engine=engine)
@@ -206,7 +206,7 @@ class HUCL(ContrastiveLoss):
     def __init__(self,
         beta:float, # Hardness, >= 0
         *, detach:bool=True, alpha:float=1., q:float|str=1., tau:float=1., # As in `ContrastiveLoss`
-        tau_plus:float=0., raw:bool=False, reduction:str='mean', validate:bool=True, engine:str='auto' # As in `ContrastiveLoss`
+        tau_plus:float=0., raw:bool=False, reduction:str='mean', validate:bool=True, engine:str='auto' # As there
     ):
         super().__init__(beta, False, detach=detach, alpha=alpha, q=q, tau=tau, tau_plus=tau_plus, raw=raw,
             reduction=reduction, validate=validate, engine=engine)

@@ -206,7 +206,7 @@ def sampling_error(
     "Bias and standard deviation of `sampled_loss` to leading order in 1/k (delta method)."
     with torch.no_grad(): lw,e,_,share = _pairs(z, y, LossOptions(beta, supervised, True, alpha, q, tau))
     one, two = (lw+e).logsumexp(1), (lw+2*e).logsumexp(1)
-    var = (2*(one-outer(one, alpha))).exp()*torch.expm1(two-2*one).clamp(min=0)/check_count(k, 'k') # >= 0, whatever rounding says
+    var = (2*(one-outer(one, alpha))).exp()*torch.expm1(two-2*one).clamp(min=0)/check_count(k, 'k') # no variance < 0
     return -(var*share).sum().to(result_type(z))/2, (var*share**2).sum().sqrt().to(result_type(z))
 
 # %% ../../nbs/21_estimators.ipynb #da4126d4

@@ -148,8 +148,9 @@ def sorted_rows(
     look, out = free_look(z), result_type(z)
     work = _fine(z) if o.wide(z, look) or o.wide(cols, look) else out
     npos, nneg, shift = npos.to(r), nneg.to(r), r@c/o.tau
-    return SimpleNamespace(y=y, y_cols=y_cols, by_row=by_row, by_col=by_col, own=own, lo=lo, hi=hi, npos=npos, nneg=nneg,
-        log_q=o.log_q(nneg)+o.lift(shift), r=r/o.tau, x=x, c=c, floor=-1/o.tau-shift, work=work, out=out, look=look)
+    return SimpleNamespace(y=y, y_cols=y_cols, by_row=by_row, by_col=by_col, own=own, lo=lo, hi=hi, npos=npos,
+        nneg=nneg, log_q=o.log_q(nneg)+o.lift(shift), r=r/o.tau, x=x, c=c, floor=-1/o.tau-shift, work=work, out=out,
+        look=look)
 
 # %% ../../nbs/22_panels.ipynb #04bdc1c6
 def panels(
