@@ -6,12 +6,15 @@
 __all__ = ['pick_engine', 'contrastive_loss', 'ContrastiveLoss', 'SCL', 'HSCL', 'UCL', 'HUCL']
 
 # %% ../../nbs/25_contrastive.ipynb #97209384
+import warnings
 import torch
 from torch import nn, Tensor
 from ..checks import check_choice, need
-from .exact import LossOptions, check_batch, free_look, plain
+from .exact import LossOptions, NoPairs, check_batch, free_look, plain, result_type
 from .formed import check_alone
-from .panels import one_panel
+from .panels import one_panel, with_queue
+from .relations import relation_loss
+from .temperature import Tau, counted, warmed
 from .tiled import tiled
 
 # %% ../../nbs/25_contrastive.ipynb #9e06e298
@@ -33,13 +36,12 @@ def _check_engine(engine, o):
     "Refuse an unknown engine, and one that cannot do what is asked."
     check_choice(engine, 'engine', ('auto', 'plain', 'tiled', 'kernel'))
     for k,why in (('tau_plus', 'negatives are debiased'), ('raw', 'weights are raw')):
-        able = engine!='kernel' or not getattr(o, k)
-        need(able, 'engine', f"'kernel' with {k}={getattr(o, k)}", f"'plain', 'tiled' or 'auto' where {why}")
+        given, able = f"'kernel' with {k}={getattr(o, k)}", f"'plain', 'tiled' or 'auto' where {why}"
+        need(engine!='kernel' or not getattr(o, k), 'engine', given, able)
 
 def _compute(b, o, engine, validate):
     "The loss of a checked batch; engines that form their own gradient refuse what such a gradient cannot follow."
-    chosen = pick_engine(b.z, o) if engine=='auto' else engine
-    if chosen!='plain': check_alone(b.z, chosen)
+    if (chosen := pick_engine(b.z, o) if engine=='auto' else engine)!='plain': check_alone(b.z, chosen)
     if chosen=='tiled': return tiled(b, o)
     if chosen=='kernel':
         from hardcl_nb.losses.kernel import fused
@@ -47,23 +49,40 @@ def _compute(b, o, engine, validate):
     if engine=='auto' and b.mean and free_look(b.z): return one_panel(b, o)
     return plain(b, o, validate or free_look(b.z))
 
+# %% ../../nbs/25_contrastive.ipynb #efc2e092
+def _of_batch(z, y, weight, o, reduction, validate, engine, mask, queue):
+    "The loss of a batch as it comes: classes, several labels, masked pairs, beside a queue."
+    if mask is not None or isinstance(y, Tensor) and y.ndim==2 and y.dtype==torch.bool:
+        need(queue is None, 'queue', 'a queue', 'None with several labels a row or masked pairs')
+        need(engine!='kernel', 'engine', "'kernel'", "'auto' with several labels a row or masked pairs")
+        return relation_loss(z, y, mask=mask, weight=weight, reduction=reduction, validate=validate, **vars(o))
+    if queue is None: return _compute(check_batch(z, y, o.supervised, weight, reduction, validate), o, engine, validate)
+    need(engine in ('auto', 'tiled'), 'engine', repr(engine), "'auto' or 'tiled' beside a queue")
+    pair = isinstance(queue, (tuple, list)) and len(queue)==2
+    need(pair, 'queue', type(queue).__name__, 'a pair: embeddings (k, d) and labels (k,)', TypeError)
+    b, y_old = with_queue(z, y, *queue, o.supervised, weight, reduction, validate)
+    return tiled(b, o, queue[0].detach(), y_old)
+
 # %% ../../nbs/25_contrastive.ipynb #507dee7b
 def contrastive_loss(
     z:Tensor,                # Embeddings, (n, d)
-    y:Tensor,                # Labels, (n,): classes, or image ids where views are stacked
+    y:Tensor,                # Labels, (n,): classes, or image ids of views; or boolean (n, L): several each
     *,
-    beta:float=0.,           # Hardness, >= 0
+    beta:float|Tensor=0.,    # Hardness, >= 0
     supervised:bool=True,    # Negatives from other labels only? else from everything but the anchor
     detach:bool=True,        # Hold the weights of the negatives fixed in the gradient?
     alpha:float=1.,          # InfoNCE's constant, >= 0
     q:float|str=1.,          # InfoNCE's weight of the negatives, > 0; 'sum': their number
-    tau:float=1.,            # Temperature, > 0; divides all similarities, also under β
+    tau:Tau=1., # Temperature, > 0; divides all similarities, also under β; a tensor may be learned
     tau_plus:float=0.,       # Class prior of debiased negatives, in [0, 1); 0 is off
     raw:bool=False,          # Weights e^{βs} as they are? else they are normalised to mean 1 for each anchor
     weight:Tensor|None=None, # Weight of each anchor, (n,), >= 0, held fixed; None is 1
     reduction:str='mean',    # 'mean': weighted mean over anchors; 'none': weighted rows, NaN where there is no positive
     validate:bool=True,      # Look at the values too? (on a GPU this waits for the device)
-    engine:str='auto'        # 'plain', 'tiled': in linear memory, 'kernel': fused, on a GPU; 'auto': whichever pays
+    engine:str='auto',       # 'plain', 'tiled': in linear memory, 'kernel': fused, on a GPU; 'auto': whichever pays
+    mask:Tensor|None=None,   # True where a pair counts, boolean, (n, n): others are neither positives nor negatives
+    queue:tuple[Tensor,Tensor]|None=None, # Further positives and negatives, no anchors: embeddings (k, d), labels (k,)
+    ignore_index:int|None=None # Rows with this label do not count
 ) -> Tensor: # Loss, scalar or (n,); float64 for float64 embeddings, else float32
     """The exact contrastive loss of a batch: all positive pairs, all negatives, tilted by exp(βs).
 
@@ -77,16 +96,24 @@ def contrastive_loss(
     >>> round(hardcl_nb.contrastive_loss(z, y, beta=5.).item(), 4) # all similarities are 0: log 2
     0.6931
     """
-    o = LossOptions(beta, supervised, detach, alpha, q, tau, tau_plus, raw).check()
-    _check_engine(engine, o)
-    return _compute(check_batch(z, y, supervised, weight, reduction, validate), o, engine, validate)
+    given = LossOptions(beta, supervised, detach, alpha, q, tau, tau_plus, raw)
+    warm, o = warmed(z, given)
+    _check_engine(engine, o.check())
+    if warm is not z and isinstance(queue, (tuple, list)): queue = warmed(queue[0], given)[0].detach().to(warm.dtype), *queue[1:]
+    how = reduction, validate, engine, mask, queue
+    if ignore_index is None: loss = _of_batch(warm, y, weight, o, *how)
+    else:
+        need(mask is None, 'mask', 'a mask', 'None beside ignore_index: mask their pairs instead')
+        loss = counted(lambda *b: _of_batch(*b, o, *how), warm, y, weight, ignore_index, reduction=='none')
+    return loss if warm is z else loss.to(result_type(z))
 
 # %% ../../nbs/25_contrastive.ipynb #5d4b2c2a
-_names = {k: v for k,v in (contrastive_loss.__kwdefaults__ or {}).items() if k!='weight'} # option -> default
+_call = 'weight', 'mask', 'queue' # what belongs to one batch
+_names = {k: v for k,v in (contrastive_loss.__kwdefaults__ or {}).items() if k not in _call} # option -> default
 
 def _keep(module, given):
     "Check options, and keep them as attributes."
-    o = LossOptions(**{k: v for k,v in given.items() if k not in ('reduction', 'validate', 'engine')}).check()
+    o = warmed(torch.zeros(1, 1), LossOptions(**{k: v for k,v in given.items() if k in vars(LossOptions())}))[1].check()
     check_choice(given['reduction'], 'reduction', ('mean', 'none'))
     check_choice(given['validate'], 'validate', (True, False))
     _check_engine(given['engine'], o)
@@ -112,30 +139,39 @@ class ContrastiveLoss(nn.Module):
         detach:bool=True,     # Hold the weights of the negatives fixed in the gradient?
         alpha:float=1.,       # InfoNCE's constant, >= 0; 0 is the decoupled loss
         q:float|str=1.,       # InfoNCE's weight of the negatives, > 0; 'sum': their number
-        tau:float=1.,         # Temperature, > 0
+        tau:Tau=1., # Temperature, > 0; a parameter or a `LearnedTau` learns
         tau_plus:float=0.,    # Class prior of debiased negatives, in [0, 1); 0 is off
         raw:bool=False,       # Weights e^{βs} as they are? else they are normalised to mean 1 for each anchor
         reduction:str='mean', # 'mean', or 'none': rows, (n,)
         validate:bool=True,   # Look at the values too? (on a GPU this waits for the device)
-        engine:str='auto'     # As in `contrastive_loss`
+        engine:str='auto',    # As in `contrastive_loss`
+        ignore_index:int|None=None # Rows with this label do not count
     ):
         super().__init__()
+        self.empty = 0 # how many batches had no pair
         _keep(self, dict(beta=beta, supervised=supervised, detach=detach, alpha=alpha, q=q, tau=tau, tau_plus=tau_plus,
-            raw=raw, reduction=reduction, validate=validate, engine=engine))
+            raw=raw, reduction=reduction, validate=validate, engine=engine, ignore_index=ignore_index))
 
     def forward(self,
         z:Tensor, y:Tensor,      # Embeddings, (n, d); labels, (n,)
         weight:Tensor|None=None, # Weight of each anchor, (n,)
-        beta:float|None=None     # Hardness in this call; the module's own if None
-    ) -> Tensor: # Loss, scalar or (n,)
+        beta:float|None=None,    # Hardness in this call; the module's own if None
+        mask:Tensor|None=None,   # True where a pair counts, (n, n)
+        queue:tuple[Tensor,Tensor]|None=None # Further columns, (k, d), and their labels, (k,)
+    ) -> Tensor: # Loss, scalar or (n,); 0 with gradient 0 for a batch without a pair, which is counted in `empty`
         "The loss of a batch."
-        options = {k: getattr(self, k) for k in _names}
-        return contrastive_loss(z, y, weight=weight, **options|({} if beta is None else {'beta': beta}))
+        options = {k: getattr(self, k) for k in _names}|({} if beta is None else {'beta': beta})
+        try: return contrastive_loss(z, y, weight=weight, mask=mask, queue=queue, **options)
+        except NoPairs as e: why = str(e)
+        if not self.empty: warnings.warn(f'{why}. Such a batch costs 0 and moves nothing; it is counted in `empty`')
+        self.empty += 1
+        return z.sum(1 if self.reduction=='none' else None).to(result_type(z))*0
 
     def extra_repr(self):
         "What differs from the defaults."
-        told = [k for k,v in _names.items() if k in ('beta', 'supervised') or getattr(self, k)!=v]
-        return ', '.join(f'{k}={getattr(self, k)!r}' for k in told)
+        held = {k: getattr(self, k) for k in _names if k not in self._modules}
+        always = lambda k, v: k in ('beta', 'supervised') or isinstance(v, Tensor)
+        return ', '.join(f'{k}={v!r}' for k,v in held.items() if always(k, v) or v!=_names[k])
 
 # %% ../../nbs/25_contrastive.ipynb #4759ca15
 class SCL(ContrastiveLoss):
@@ -149,11 +185,11 @@ class SCL(ContrastiveLoss):
     0.6931
     """
     def __init__(self,
-        *, detach:bool=True, alpha:float=1., q:float|str=1., tau:float=1., # As in `ContrastiveLoss`
-        tau_plus:float=0., reduction:str='mean', validate:bool=True, engine:str='auto' # As in `ContrastiveLoss`
+        *, detach:bool=True, alpha:float=1., q:float|str=1., tau:Tau=1., tau_plus:float=0., # As in `ContrastiveLoss`
+        reduction:str='mean', validate:bool=True, engine:str='auto', ignore_index:int|None=None # As there
     ):
         super().__init__(0., True, detach=detach, alpha=alpha, q=q, tau=tau, tau_plus=tau_plus, reduction=reduction,
-            validate=validate, engine=engine)
+            validate=validate, engine=engine, ignore_index=ignore_index)
 
 # %% ../../nbs/25_contrastive.ipynb #c6a1e0e1
 class HSCL(ContrastiveLoss):
@@ -168,11 +204,12 @@ class HSCL(ContrastiveLoss):
     """
     def __init__(self,
         beta:float, # Hardness, >= 0
-        *, detach:bool=True, alpha:float=1., q:float|str=1., tau:float=1., # As in `ContrastiveLoss`
-        tau_plus:float=0., raw:bool=False, reduction:str='mean', validate:bool=True, engine:str='auto' # As there
+        *, detach:bool=True, alpha:float=1., q:float|str=1., tau:Tau=1., tau_plus:float=0., # As in `ContrastiveLoss`
+        raw:bool=False, reduction:str='mean', validate:bool=True, engine:str='auto', # As there
+        ignore_index:int|None=None # As there
     ):
         super().__init__(beta, True, detach=detach, alpha=alpha, q=q, tau=tau, tau_plus=tau_plus, raw=raw,
-            reduction=reduction, validate=validate, engine=engine)
+            reduction=reduction, validate=validate, engine=engine, ignore_index=ignore_index)
 
 # %% ../../nbs/25_contrastive.ipynb #7df2c284
 class UCL(ContrastiveLoss):
@@ -186,11 +223,11 @@ class UCL(ContrastiveLoss):
     0.6931
     """
     def __init__(self,
-        *, detach:bool=True, alpha:float=1., q:float|str=1., tau:float=1., # As in `ContrastiveLoss`
-        tau_plus:float=0., reduction:str='mean', validate:bool=True, engine:str='auto' # As in `ContrastiveLoss`
+        *, detach:bool=True, alpha:float=1., q:float|str=1., tau:Tau=1., tau_plus:float=0., # As in `ContrastiveLoss`
+        reduction:str='mean', validate:bool=True, engine:str='auto', ignore_index:int|None=None # As there
     ):
         super().__init__(0., False, detach=detach, alpha=alpha, q=q, tau=tau, tau_plus=tau_plus, reduction=reduction,
-            validate=validate, engine=engine)
+            validate=validate, engine=engine, ignore_index=ignore_index)
 
 # %% ../../nbs/25_contrastive.ipynb #c6a1e0e2
 class HUCL(ContrastiveLoss):
@@ -205,8 +242,9 @@ class HUCL(ContrastiveLoss):
     """
     def __init__(self,
         beta:float, # Hardness, >= 0
-        *, detach:bool=True, alpha:float=1., q:float|str=1., tau:float=1., # As in `ContrastiveLoss`
-        tau_plus:float=0., raw:bool=False, reduction:str='mean', validate:bool=True, engine:str='auto' # As there
+        *, detach:bool=True, alpha:float=1., q:float|str=1., tau:Tau=1., tau_plus:float=0., # As in `ContrastiveLoss`
+        raw:bool=False, reduction:str='mean', validate:bool=True, engine:str='auto', # As there
+        ignore_index:int|None=None # As there
     ):
         super().__init__(beta, False, detach=detach, alpha=alpha, q=q, tau=tau, tau_plus=tau_plus, raw=raw,
-            reduction=reduction, validate=validate, engine=engine)
+            reduction=reduction, validate=validate, engine=engine, ignore_index=ignore_index)
