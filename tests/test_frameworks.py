@@ -48,6 +48,9 @@ def rows(seed, n=60, classes=6, d=5, dtype=torch.float64):
     y = torch.cat([torch.arange(classes).repeat(2), (torch.rand(n-2*classes-1, generator=g)**2*classes).long(), torch.tensor([99])])
     return torch.randn(n, d, generator=g, dtype=dtype)*torch.rand(n, 1, generator=g, dtype=dtype).exp(), y
 
+def same_numbers(got, rep, prefix='', rel=1e-9):
+    for k,v in streamed(rep).items(): assert float(got[prefix+k])==pytest.approx(v, rel=rel, abs=1e-9, nan_ok=True), k
+
 # --- the same number
 
 @slow('lightly', 'pytorch_metric_learning', 'sentence_transformers')
@@ -146,10 +149,20 @@ def test_a_validation_that_is_cut_short_names_what_it_lacks():
     there = data.test_y[order][:120].unique().tolist()
     assert list(seen.report.classes)==there and list(seen.report.absent)==[c for c in range(10) if c not in there]
 
-# --- torchmetrics
+@slow('lightning')
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='processes that begin as copies of this one')
+def test_two_processes_of_lightning_report_all_validation_data():
+    "Each sees half of the data, and sorted by class; the meter adds up, where the mean of two reports would say something else."
+    p = recipes('Lightning')
+    data, _ = digits()
+    order = data.test_y.argsort(stable=True)
+    val = p['DataLoader'](torch.utils.data.TensorDataset(data.test_x[order], data.test_y[order]), 75)
+    module = p['Contrast']()
+    trainer = fit(p, module, 1, callbacks=[p['Collapse'](10, 9)], val=val, strategy='ddp_fork', devices=2)
+    with torch.no_grad(): want = collapse_report(module.eval()(data.test_x), data.test_y)
+    same_numbers(trainer.callback_metrics, want, 'val_', rel=1e-4)
 
-def same_numbers(got, rep, prefix=''):
-    for k,v in streamed(rep).items(): assert float(got[prefix+k])==pytest.approx(v, rel=1e-9, abs=1e-9, nan_ok=True), k
+# --- torchmetrics
 
 @slow('torchmetrics')
 def test_an_update_with_no_rows_changes_nothing():
