@@ -320,6 +320,24 @@ def test_streams_of_hugging_face_feed_the_loop():
     with pytest.raises(TypeError, match='^stream: expected pairs .* got dict of image, label'):
         next(batches(data, stream=torch.utils.data.DataLoader(plain, 64)))
 
+# --- lightly's loaders
+
+@slow('lightly')
+def test_loaders_of_lightly_feed_the_loop(tmp_path):
+    "Two views, labels and the names of the files."
+    from lightly.data import LightlyDataset
+    from lightly.transforms import SimCLRTransform
+    from PIL import Image
+    pixels = np.random.default_rng(0)
+    for c in 'ab':
+        (tmp_path/c).mkdir()
+        for i in range(8): Image.fromarray(pixels.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(tmp_path/c/f'{i}.png')
+    loader = torch.utils.data.DataLoader(LightlyDataset(str(tmp_path), transform=SimCLRTransform(input_size=16)), 8)
+    x, y = next(batches(load_dataset(tmp_path), stream=loader))
+    assert x.shape==(16, 3, 16, 16) and x.is_floating_point() and y.tolist()==[0]*16
+    x, y = next(batches(load_dataset(tmp_path), stream=loader, views=2, positives='view'))
+    assert y.tolist()==[*range(8)]*2
+
 # --- timm
 
 @slow('timm')
