@@ -2,7 +2,7 @@
 PYTHON ?= python3
 py := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow types nightly lab student docs readme refresh bench clean
+.PHONY: help demo test slow frameworks types nightly lab student docs readme refresh bench clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -25,6 +25,11 @@ test: .venv/.ready ## Check that notebooks and modules agree, run every notebook
 slow: .venv/.ready ## The tests that take longest: large grids, many processes, whole command lines (9 minutes)
 	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist worksteal -m slow tests
 	@for f in 24_kernel 27_general; do $(py) .ci/notebook.py nbs/$$f.ipynb gpu notest || exit 1; done
+
+frameworks: .venv/.ready ## Install other people's frameworks; run their tests and the recipes of page 58 (2 minutes)
+	@$(py) -m pip install -q --disable-pip-version-check -e '.[frameworks]'
+	@$(py) .ci/notebook.py nbs/58_recipes.ipynb
+	@OMP_NUM_THREADS=1 $(py) -m pytest -q tests/test_frameworks.py
 
 types: .venv/.ready ## Check the types of the package
 	@.venv/bin/mypy hardcl_nb --ignore-missing-imports --exclude _modidx

@@ -65,7 +65,7 @@ def main(prefixes):
         unchanged('nbdev_export', 'from nbdev.doclinks import nbdev_export; nbdev_export()')
     nbs = [p for p in sorted(root.glob('nbs/*.ipynb')) if not prefixes or p.name.startswith(tuple(prefixes))]
     warm()
-    with tempfile.TemporaryDirectory() as folder: bad = run_notebooks(nbs, {'gpu', 'notest', 'slow'}, folder)
+    with tempfile.TemporaryDirectory() as folder: bad = run_notebooks(nbs, {'gpu', 'notest', 'slow', 'frameworks'}, folder)
     if bad: sys.exit('\n'.join(bad))
     if not prefixes:
         r = python('from nbdev.quarto import refresh_quarto_yml; from nbdev.serve import proc_nbs; refresh_quarto_yml(); proc_nbs(force=True)')

@@ -13,7 +13,7 @@ def student_cell(c):
     if c['cell_type']!='code': return c
     if re.match(r'#\|\s*default_exp', s) or 'nbdev_export(' in s: return None
     hidden = bool(re.search(r'^#\|\s*(hide|echo: false)', s, re.M))
-    lines = [l for l in s.splitlines() if not re.match(r'#\|\s*(exports?|eval: false|hide|echo|fig-alt|notest|slow|gpu)\b', l)]
+    lines = [l for l in s.splitlines() if not re.match(r'#\|\s*(exports?|eval: false|hide|echo|fig-alt|notest|slow|gpu|frameworks)\b', l)]
     c = {**c, 'source': '\n'.join(lines).strip('\n').splitlines(keepends=True), 'metadata': {'jupyter': {'source_hidden': True}} if hidden else {}}
     if re.search(r'^#\|\s*eval: false', s, re.M): c = {**c, 'outputs': [], 'execution_count': None}
     return c

@@ -6,6 +6,7 @@
 __all__ = ['CollapseMeter']
 
 # %% ../../nbs/42_meter.ipynb #a8733f88
+from collections.abc import Mapping
 from dataclasses import replace
 import numpy as np
 import torch
@@ -59,6 +60,14 @@ class CollapseMeter:
     def compute(self, complete:bool=False) -> CollapseReport:
         "The report on all samples of all processes so far; `absent` names classes not seen, an error if `complete`."
         return _compute(self, complete)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        "What this process has counted: four tensors, the meter's own and no copies."
+        return {k: getattr(self, k) for k in _state}
+
+    def load_state_dict(self, state:Mapping[str, Tensor]) -> None:
+        "Go on from a copy of what `state_dict` gave."
+        _load(self, state)
 
 # %% ../../nbs/42_meter.ipynb #926b4d48
 def _update(meter, z, y):
@@ -116,3 +125,15 @@ def _compute(meter, complete):
     need(not (complete and absent), 'CollapseMeter', few, f'samples of all {meter.num_classes} classes')
     st = ClassStats(seen, n[seen].long(), mu[seen], (sq/n)[seen], scatter)
     return replace(report_from_stats(st), absent=tuple(absent))
+
+# %% ../../nbs/42_meter.ipynb #5d1f0a32
+_state = ('counts', 'mu', 'sq', 'scatter')
+
+def _load(meter, state):
+    "Take over the state of another meter."
+    need(set(state)==set(_state), 'state', ', '.join(map(str, state)) or 'nothing', ', '.join(_state))
+    for k in _state:
+        own, v = getattr(meter, k), state[k]
+        want, given = (f'{tuple(t.shape)} {t.dtype}' for t in (own, v))
+        need(want==given, f'state[{k!r}]', given, f'{want}, as this meter has it')
+    for k in _state: setattr(meter, k, state[k].detach().to(meter.device, copy=True))

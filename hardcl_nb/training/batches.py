@@ -71,6 +71,7 @@ _inputs = ('x', 'image', 'images', 'img', 'pixel_values', 'input', 'inputs')
 _labels = ('y', 'label', 'labels', 'target', 'targets')
 
 def _rows(v): return isinstance(v, (Tensor, np.ndarray)) and v.ndim>1
+def _names(v): return isinstance(v, (list, tuple)) and all(isinstance(s, str) for s in v) # of files
 
 def _parts(batch) -> tuple[list[Tensor], Any]:
     "Views of the inputs, a list of tensors, and labels or None."
@@ -81,7 +82,7 @@ def _parts(batch) -> tuple[list[Tensor], Any]:
     elif not isinstance(batch, (list, tuple)): x,y = batch, None
     elif len(batch)>0 and all(_rows(v) and (v.shape, v.dtype)==(batch[0].shape, batch[0].dtype) for v in batch):
         x,y = batch, None # views without labels
-    else: x,y = batch if len(batch)==2 else (None, None)
+    else: x,y = batch[:2] if len(batch)==2 or len(batch)==3 and _names(batch[2]) else (None, None)
     x = list(x) if isinstance(x, (list, tuple)) else [x]
     expected = 'pairs of inputs and labels, or a dictionary with image and label, as tensors'
     need(len(x)>0 and all(map(_rows, x)), 'stream', what, expected, TypeError)
