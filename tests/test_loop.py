@@ -153,8 +153,37 @@ def test_refused(kw, text):
 
 def test_batches_that_end_are_an_error():
     enc,its,*rest = start(small())
-    with pytest.raises(ValueError, match='batches: expected a batch for each step, got an end before step 3'): list(train(enc, islice(its, 2), *rest, steps=5))
+    with pytest.raises(ValueError, match='batches: expected batches for all steps, or a loader that can be read again, got an end after 2'): list(train(enc, islice(its, 2), *rest, steps=5))
     assert len(list(train(enc, list(islice(its, 5)), *rest, steps=5, every=5)))==2 # a list will do
+
+@pytest.mark.parametrize('form', [lambda x,y: (x, y), lambda x,y: {'image': x, 'label': y}, lambda x,y: (x.double().numpy(), y.numpy().astype('uint8')[:,None]), lambda x,y: [x, y.tolist()]])
+def test_loaders_of_common_forms_are_one(form):
+    "Pairs, dictionaries, arrays in double precision, labels as a column: the same weights, from a loader that ends and starts again."
+    d, nets = small(), []
+    for f in (lambda x,y: (x, y), form):
+        torch.manual_seed(0); net = nn.Linear(8, 2)
+        loader = [f(d.train_x[i:i+20], d.train_y[i:i+20]) for i in (0, 20)]
+        assert [r['step'] for r in train(net, loader, HSCL(beta=1.), torch.optim.SGD(net.parameters(), .1), steps=5, every=5)]==[0, 5]
+        nets.append(net.weight.detach())
+    assert torch.equal(*nets)
+
+def test_views_without_labels_are_positives_of_each_other():
+    d, seen = small(), []
+    net = nn.Linear(8, 2)
+    def loss(z, y): seen.append(y.tolist()); return z.square().sum()
+    list(train(net, [[d.train_x[:3], d.train_x[3:6]]], loss, torch.optim.SGD(net.parameters(), .1), steps=1))
+    assert seen==[[0, 1, 2, 0, 1, 2]]
+
+@pytest.mark.parametrize('bad, says', [(3, 'batches: expected a loader'), ([('a', 'b')], 'batches: expected pairs of inputs and labels, or a dictionary'), ([{'pic': 1}], 'got dict of pic'), ([torch.ones(4, 8)], 'batches: expected inputs and labels'), ([], 'got an end after 0')])
+def test_what_is_no_loader(bad, says):
+    net = nn.Linear(8, 2)
+    with pytest.raises((ValueError, TypeError), match=says): list(train(net, bad, HSCL(), torch.optim.SGD(net.parameters(), .1), steps=1))
+
+@pytest.mark.parametrize('kind', [torch.float16, torch.bfloat16, torch.float64])
+def test_a_network_in_another_precision_trains_and_is_measured(kind):
+    d = small(); net = make_encoder(8, 3, hidden=[16]).to(kind)
+    recs = list(train(net, batches(d, 30), HSCL(beta=5.), torch.optim.SGD(net.parameters(), .1), steps=2, every=2, record=recorder(net, d, HSCL(beta=5.))))
+    assert all(math.isfinite(r['loss']) for r in recs) and {p.dtype for p in net.parameters()}=={kind}
 
 def test_the_learning_rate_is_left_alone_or_scaled():
     enc,its,loss,opt = start(small())

@@ -16,7 +16,8 @@ from ..measures.centres import centre_accuracy
 from ..measures.collapse import collapse_report, report_metrics
 from ..measures.spectrum import uniformity
 from ..tables import metrics
-from .data import Data, balanced_subset
+from .batches import loader_batches
+from .data import Data, balanced_subset, to_weights
 from .encoders import embed
 
 # %% ../../nbs/56_loop.ipynb #b806d139
@@ -123,7 +124,7 @@ def _memory(device):
 # %% ../../nbs/56_loop.ipynb #75f23c8e
 def train(
     model:nn.Module,            # Maps inputs to (n, d); trained in place
-    batches:Iterable,           # (x, y) for each step, on the device of the model, as from `batches`
+    batches:Iterable,           # (x, y) for each step, as from `batches`; or a loader, which may end and starts again
     loss_fn:Callable,           # loss(z, y); with `beta`, loss(z, y, beta=...)
     opt:torch.optim.Optimizer,  # Optimiser of the model's parameters
     *,
@@ -151,10 +152,10 @@ def train(
     if start==0: yield say(0)
     for step in range(start+1, steps+1):
         watch.start()
-        x,y = _next(it, step)
+        x,y = next(it)
         model.train()
         if lr is not None: _set_lr(opt, lr(step))
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=amp): z = model(x)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=amp): z = model(to_weights(x, model))
         loss = loss_fn(z, y) if beta is None else loss_fn(z, y, beta=beta(step))
         opt.zero_grad()
         loss.backward()
@@ -172,16 +173,12 @@ def _begin(batches, opt, steps, start, every):
     "A watch on the optimiser's device, and the batches as an iterator."
     for n,k,low in ((steps, 'steps', 1), (every, 'every', 1), (start, 'start', 0)): check_count(n, k, low)
     for g in opt.param_groups: g.setdefault('initial_lr', g['lr'])
-    return _Watch(opt.param_groups[0]['params'][0].device), iter(batches)
+    device = opt.param_groups[0]['params'][0].device
+    return _Watch(device), loader_batches(batches, device, 'batches')
 
 def _set_lr(opt, factor):
     for g in opt.param_groups: g['lr'] = g['initial_lr']*factor
 
-def _next(it, step):
-    "The batch of a step."
-    try: return next(it)
-    except StopIteration: pass
-    need(False, 'batches', f'an end before step {step}', 'a batch for each step')
 
 # %% ../../nbs/56_loop.ipynb #61e82598
 def cached_backward(
