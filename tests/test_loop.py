@@ -177,7 +177,7 @@ def test_views_without_labels_are_positives_of_each_other():
 @pytest.mark.parametrize('bad, says', [(3, 'batches: expected a loader'), ([('a', 'b')], 'batches: expected pairs of inputs and labels, or a dictionary'), ([{'pic': 1}], 'got dict of pic'), ([torch.ones(4, 8)], 'batches: expected inputs and labels'), ([], 'got an end after 0')])
 def test_what_is_no_loader(bad, says):
     net = nn.Linear(8, 2)
-    with pytest.raises((ValueError, TypeError), match=says): list(train(net, bad, HSCL(), torch.optim.SGD(net.parameters(), .1), steps=1))
+    with pytest.raises((ValueError, TypeError), match=says): list(train(net, bad, HSCL(beta=1.), torch.optim.SGD(net.parameters(), .1), steps=1))
 
 @pytest.mark.parametrize('kind', [torch.float16, torch.bfloat16, torch.float64])
 def test_a_network_in_another_precision_trains_and_is_measured(kind):

@@ -104,7 +104,8 @@ def _fitting(views, y, data, positives):
 
 def _class_numbers(y, n, arg='stream'):
     "Labels of a loader as (n,) int64."
-    need(y is not None, arg, 'inputs alone', "inputs and labels where positives='class'")
+    rest = " where positives='class'" if arg=='stream' else ', or several views'
+    need(y is not None, arg, 'inputs alone', f'inputs and labels{rest}')
     try: y = torch.as_tensor(y)
     except (TypeError, ValueError, RuntimeError): need(False, arg, str(y)[:60], 'integer labels', TypeError)
     return check_labels(y[:,0] if y.ndim==2 and y.shape[1]==1 else y, n, arg)
@@ -122,9 +123,8 @@ def _again(stream, arg='stream'):
 
 def _loader(stream, arg='stream'):
     "The stream, if it can be read."
-    try: iter(stream)
-    except TypeError:
-        need(False, arg, type(stream).__name__, 'a loader, or another iterable of batches', TypeError)
+    ok = hasattr(stream, '__iter__') or hasattr(stream, '__getitem__') # iter() would start its workers
+    need(ok, arg, type(stream).__name__, 'a loader, or another iterable of batches', TypeError)
     return stream
 
 # %% ../../nbs/55_batches.ipynb #09c492fa
@@ -134,12 +134,13 @@ def loader_batches(
     arg:str='loader'               # Name of the argument, for messages
 ) -> Iterator[tuple[Tensor, Tensor]]: # Endless (x, y): inputs (n, ...) and labels (n,)
     "The batches of a loader of any common form, from the beginning again whenever it ends."
-    for batch in _again(_loader(loader, arg), arg):
+    def stacked(batch):
         views,y = _parts(batch, arg)
         alone = y is None and len(views)>1
         y = torch.arange(len(views[0])) if alone else _class_numbers(y, len(views[0]), arg)
         x = torch.cat(views) if len(views)>1 else views[0]
-        yield x.to(device, non_blocking=True), y.repeat(len(views)).to(device, non_blocking=True)
+        return x.to(device, non_blocking=True), y.repeat(len(views)).to(device, non_blocking=True)
+    return map(stacked, _again(_loader(loader, arg), arg))
 
 # %% ../../nbs/55_batches.ipynb #4f33feef
 def two_views(
