@@ -248,3 +248,22 @@ def test_cached_backward_refuses_what_mixes_rows():
         cached_backward(enc, d.train_x, d.train_y, HSCL(beta=5.), 10)
     assert math.isfinite(cached_backward(enc.eval(), d.train_x, d.train_y, HSCL(beta=5.), 10))
     with pytest.raises(ValueError, match='got batch normalisation'): cached_backward(nn.BatchNorm1d(8, track_running_stats=False).eval(), d.train_x, d.train_y, HSCL(beta=5.), 10)
+
+@pytest.mark.parametrize('amp', [False, True])
+def test_a_run_in_chunks_is_the_run(amp):
+    "Without batch normalisation, to rounding; with autocast, whose weights in bfloat16 must not be those without a gradient."
+    d, nets, seen = small(), [], []
+    for chunk in (None, 20):
+        torch.manual_seed(0); net = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 2))
+        net[0].register_forward_hook(lambda m,a,out: seen.append(len(out)))
+        recs = list(train(net, batches(d, 50), HSCL(beta=2.), torch.optim.SGD(net.parameters(), .1), steps=5, every=5, chunk=chunk, amp=amp))
+        nets.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
+    assert seen==[50]*5+[20, 20, 10]*2*5 and recs[-1]['images_per_s']>0
+    torch.manual_seed(0); first = torch.cat([p.detach().flatten() for p in nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 2)).parameters()])
+    moved = (nets[0]-first).abs().max().item()
+    assert moved>1e-3
+    torch.testing.assert_close(*nets, rtol=0, atol=moved*2**-6 if amp else 1e-6) # sums of numbers of 8 bits, in another order
+
+def test_chunks_say_what_batch_normalisation_sees():
+    d = small(); net = make_encoder(8, 3, hidden=[16])
+    with pytest.warns(UserWarning, match='chunk: batch normalisation sees 20 rows in place of the batch'): list(train(net, batches(d, 50), HSCL(beta=2.), torch.optim.SGD(net.parameters(), .1), steps=1, chunk=20))
