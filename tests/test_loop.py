@@ -267,3 +267,17 @@ def test_a_run_in_chunks_is_the_run(amp):
 def test_chunks_say_what_batch_normalisation_sees():
     d = small(); net = make_encoder(8, 3, hidden=[16])
     with pytest.warns(UserWarning, match='chunk: batch normalisation sees 20 rows in place of the batch'): list(train(net, batches(d, 50), HSCL(beta=2.), torch.optim.SGD(net.parameters(), .1), steps=1, chunk=20))
+
+def test_a_scaler_changes_nothing():
+    "The gradient of the loss is linear in what it is scaled by: the same step with and without a GradScaler, under autocast."
+    d, nets = small(), []
+    for scale in (1., 2.**16):
+        torch.manual_seed(0); net = make_encoder(8, 3, hidden=[16])
+        opt, scaler = torch.optim.SGD(net.parameters(), .1), torch.amp.GradScaler('cpu', init_scale=scale)
+        for x,y in islice(batches(d, 50), 3):
+            opt.zero_grad()
+            with torch.autocast('cpu', torch.bfloat16): loss = HSCL(beta=5.)(net(x), y)
+            assert loss.dtype==torch.float32
+            scaler.scale(loss).backward(); scaler.step(opt); scaler.update()
+        nets.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
+    torch.testing.assert_close(*nets, rtol=0, atol=1e-6)
