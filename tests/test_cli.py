@@ -1,5 +1,5 @@
 "The command line, from outside: console scripts, exit codes, what is written and what is not."
-import json, signal, subprocess, sys, time
+import json, os, re, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
 from safetensors import safe_open
@@ -134,6 +134,30 @@ def test_any_setting_may_be_a_list(tmp_path):
     (tmp_path/f'c/runs/{min(names)}/checkpoint.safetensors').unlink()
     r = sh('compare', *small, '--methods', 'scl', '--tau', '.5', '--alpha', '0', '--resume', cwd=tmp_path)
     assert r.returncode==2 and r.stderr.count('\n')==1 and 'the checkpoint to go on from, or overwrite' in r.stderr, r.stderr
+
+def on_terminal(*words):
+    "What a program shows on a terminal of 140 columns, and its exit status."
+    import fcntl, pty, struct, termios
+    pid, fd = pty.fork()
+    if not pid: os.execv(sys.executable, [sys.executable, '-m', *words])
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack('HHHH', 40, 140, 0, 0))
+    text = b''
+    while True:
+        try: part = os.read(fd, 2**16)
+        except OSError: break # its end
+        if not part: break
+        text += part
+    return os.waitpid(pid, 0)[1], text.decode()
+
+@pytest.mark.slow
+def test_bars_know_the_steps_of_epochs_and_a_comparison_has_one_for_each_run(tmp_path):
+    code, text = on_terminal('hardcl_nb.runs.cli', '--epochs', '10', '--eval_every', '20', '--out', str(tmp_path/'a'))
+    assert code==0 and '0/40 [' in text and '40/40 [' in text and '/400' not in text and 'loss 0.' in text and 'gap 0.' in text and 'images ' in text
+    shown = {int(n) for n in re.findall(r'(\d+)/40 \[', text)}
+    assert not shown<={0, 20, 40} # it moves between evaluations
+    code, text = on_terminal('hardcl_nb.runs.compare', '--methods', 'scl', '--seeds', '0,1', '--epochs', '100', '--eval_every', '20', '--workers', '2', '--out', str(tmp_path/'c'))
+    assert code==0 and re.search(r'runs: +0%.* 0/2 \[', text), text[:500]
+    for s in (0, 1): assert re.search(rf'digits-scl-b0-ball-s{s}:.*/400 \[.*loss 0\.', text), text[:2000]
 
 @pytest.mark.slow
 def test_a_run_that_is_left_out_is_named(tmp_path):

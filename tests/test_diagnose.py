@@ -171,6 +171,28 @@ def test_nothing_half_written(tmp_path, monkeypatch):
     with pytest.raises(OSError): write_diagnosis(diagnose(z, y), tmp_path, overwrite=True)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()}==old
 
+class Column:
+    "What pandas (isna) and pyarrow (null_count) have in common: it becomes an array."
+    def __init__(self, v, **more): self.v = v; vars(self).update(more)
+    def __array__(self, dtype=None, copy=None): return np.array(self.v, dtype=dtype)
+
+@pytest.mark.parametrize('make', [list, tuple, lambda y: Column(y), lambda y: np.array(y, object), lambda y: np.array(y, 'S3'), lambda y: Column(np.array(y, object), null_count=0)])
+def test_labels_in_any_container(make):
+    "Names or numbers: the same diagnosis, and names are shown."
+    z, y = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)), torch.arange(12)%3
+    want, words = diagnose(z, y), ['ant', 'bee', 'cow']
+    got = diagnose(Column(z.numpy()), make([words[c] for c in y]))
+    assert got.names==dict(enumerate(words)) and got.collapse==want.collapse and got.verdict==want.verdict
+    got = make(y.tolist())
+    if getattr(got, 'dtype', None)!='S3': assert diagnose(z, got).collapse==want.collapse
+
+@pytest.mark.parametrize('y, says', [
+    (Column([0, 1]*3, null_count=2), 'y: expected one for each row, got 2 that are missing'), (Column([0, 1]*3, isna=lambda: [True]+[False]*5), 'got 1 that are missing'),
+    ([0., 1.]*3, 'got an array of dtype float64'), (['a', 'b', None]*2, 'got an array of dtype object'), ([[0], [1, 2]]*3, 'got list'), ({0, 1}, 'got set'),
+])
+def test_labels_that_are_none(y, says):
+    with pytest.raises((ValueError, TypeError), match=says): diagnose(torch.eye(6, 3), y)
+
 def test_masked_and_huge_numbers_are_refused():
     z,y,_ = clouds(0)
     with pytest.raises(TypeError, match='masked'): diagnose(np.ma.masked_array(z.numpy(), False))

@@ -1,5 +1,5 @@
 "Archives, folders, single files and streams of images: what they hold, and what they answer when damaged, odd or hostile."
-import io, pickle, stat, warnings, zipfile
+import io, pickle, stat, struct, warnings, zipfile, zlib
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageOps
@@ -102,7 +102,7 @@ def test_folder_val_counts_as_test_and_may_lack_classes(tmp_path):
     (lambda p: tree(p, sizes=((8, 8), (8, 9))), 'images of one size, 8 x 8 as in'),
     (lambda p: tree(p, names='a'), 'at least two class folders'),
     (lambda p: (tree(p), (p/'empty').mkdir()), 'at least one image in each class folder, got none in'),
-    (lambda p: (tree(p), Image.new('I;16', (8, 8)).save(p/'a/x.png')), 'images of 8 bits a channel, got mode I;16'),
+    (lambda p: (tree(p), Image.new('I;16', (8, 8)).save(p/'a/x.png')), 'images of 8 bits a channel, got I;16 of more bits'),
     (lambda p: (tree(p), (p/'a/x.jpg').write_bytes(b'\xff\xd8\xff')), 'damaged or unknown file'),
     (lambda p: (tree(p), Image.effect_noise((64, 64), 50).save(p/'a/0.png'), (p/'a/0.png').write_bytes((p/'a/0.png').read_bytes()[:1000])), 'damaged or unknown file'),
     (lambda p: tree(p, n=1), 'at least two samples in each class')])
@@ -239,6 +239,12 @@ def saved(path, im, **kw):
     im.save(path, **kw)
     return path
 
+def png16(h, w):
+    "A PNG in RGB with 16 bits a channel."
+    def chunk(kind, data): return struct.pack('>I', len(data))+kind+data+struct.pack('>I', zlib.crc32(kind+data))
+    head = struct.pack('>IIBBBBB', w, h, 16, 2, 0, 0, 0)
+    return b'\x89PNG\r\n\x1a\n'+chunk(b'IHDR', head)+chunk(b'IDAT', zlib.compress(bytes(h*(1+6*w))))+chunk(b'IEND', b'')
+
 def test_palettes_alpha_and_bits(tmp_path):
     rgb = Image.fromarray(np.random.default_rng(1).integers(0, 256, (9, 9, 3), dtype=np.uint8))
     few = rgb.quantize(16)
@@ -253,7 +259,11 @@ def test_palettes_alpha_and_bits(tmp_path):
         with pytest.raises(ValueError, match=f'data: expected images without transparent pixels, got transparency in .*{name}.png'): read_image(saved(tmp_path/f'{name}.png', im, **kw))
     with pytest.raises(ValueError, match='one image in a file, got several images in .*film.tif'): read_image(saved(tmp_path/'film.tif', rgb, save_all=True, append_images=[rgb]))
     for mode in ('I;16', 'I', 'F'):
-        with pytest.raises(ValueError, match=f'images of 8 bits a channel, got mode {mode[0]}'): read_image(saved(tmp_path/f'{mode[0]}.tif', Image.new(mode, (4, 4))))
+        with pytest.raises(ValueError, match=f'images of 8 bits a channel, got {mode[0]}.* of more bits'): read_image(saved(tmp_path/f'{mode[0]}.tif', Image.new(mode, (4, 4))))
+    deep = {'deep.ppm': b'P6\n2 2\n65535\n'+bytes(24), 'deep.png': png16(2, 2)} # in colour, Pillow would drop eight bits of each
+    for name,content in deep.items():
+        (tmp_path/name).write_bytes(content)
+        with pytest.raises(ValueError, match=f'images of 8 bits a channel, got RGB of more bits in .*{name}'): read_image(tmp_path/name)
     cmyk = rgb.convert('CMYK')
     assert read_image(saved(tmp_path/'c.tif', cmyk)).shape==(9, 9, 3)
 

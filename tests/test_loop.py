@@ -153,8 +153,37 @@ def test_refused(kw, text):
 
 def test_batches_that_end_are_an_error():
     enc,its,*rest = start(small())
-    with pytest.raises(ValueError, match='batches: expected a batch for each step, got an end before step 3'): list(train(enc, islice(its, 2), *rest, steps=5))
+    with pytest.raises(ValueError, match='batches: expected batches for all steps, or a loader that can be read again, got an end after 2'): list(train(enc, islice(its, 2), *rest, steps=5))
     assert len(list(train(enc, list(islice(its, 5)), *rest, steps=5, every=5)))==2 # a list will do
+
+@pytest.mark.parametrize('form', [lambda x,y: (x, y), lambda x,y: {'image': x, 'label': y}, lambda x,y: (x.double().numpy(), y.numpy().astype('uint8')[:,None]), lambda x,y: [x, y.tolist()]])
+def test_loaders_of_common_forms_are_one(form):
+    "Pairs, dictionaries, arrays in double precision, labels as a column: the same weights, from a loader that ends and starts again."
+    d, nets = small(), []
+    for f in (lambda x,y: (x, y), form):
+        torch.manual_seed(0); net = nn.Linear(8, 2)
+        loader = [f(d.train_x[i:i+20], d.train_y[i:i+20]) for i in (0, 20)]
+        assert [r['step'] for r in train(net, loader, HSCL(beta=1.), torch.optim.SGD(net.parameters(), .1), steps=5, every=5)]==[0, 5]
+        nets.append(net.weight.detach())
+    assert torch.equal(*nets)
+
+def test_views_without_labels_are_positives_of_each_other():
+    d, seen = small(), []
+    net = nn.Linear(8, 2)
+    def loss(z, y): seen.append(y.tolist()); return z.square().sum()
+    list(train(net, [[d.train_x[:3], d.train_x[3:6]]], loss, torch.optim.SGD(net.parameters(), .1), steps=1))
+    assert seen==[[0, 1, 2, 0, 1, 2]]
+
+@pytest.mark.parametrize('bad, says', [(3, 'batches: expected a loader'), ([('a', 'b')], 'batches: expected pairs of inputs and labels, or a dictionary'), ([{'pic': 1}], 'got dict of pic'), ([torch.ones(4, 8)], 'batches: expected inputs and labels'), ([], 'got an end after 0')])
+def test_what_is_no_loader(bad, says):
+    net = nn.Linear(8, 2)
+    with pytest.raises((ValueError, TypeError), match=says): list(train(net, bad, HSCL(beta=1.), torch.optim.SGD(net.parameters(), .1), steps=1))
+
+@pytest.mark.parametrize('kind', [torch.float16, torch.bfloat16, torch.float64])
+def test_a_network_in_another_precision_trains_and_is_measured(kind):
+    d = small(); net = make_encoder(8, 3, hidden=[16]).to(kind)
+    recs = list(train(net, batches(d, 30), HSCL(beta=5.), torch.optim.SGD(net.parameters(), .1), steps=2, every=2, record=recorder(net, d, HSCL(beta=5.))))
+    assert all(math.isfinite(r['loss']) for r in recs) and {p.dtype for p in net.parameters()}=={kind}
 
 def test_the_learning_rate_is_left_alone_or_scaled():
     enc,its,loss,opt = start(small())
@@ -219,3 +248,36 @@ def test_cached_backward_refuses_what_mixes_rows():
         cached_backward(enc, d.train_x, d.train_y, HSCL(beta=5.), 10)
     assert math.isfinite(cached_backward(enc.eval(), d.train_x, d.train_y, HSCL(beta=5.), 10))
     with pytest.raises(ValueError, match='got batch normalisation'): cached_backward(nn.BatchNorm1d(8, track_running_stats=False).eval(), d.train_x, d.train_y, HSCL(beta=5.), 10)
+
+@pytest.mark.parametrize('amp', [False, True])
+def test_a_run_in_chunks_is_the_run(amp):
+    "Without batch normalisation, to rounding; with autocast, whose weights in bfloat16 must not be those without a gradient."
+    d, nets, seen = small(), [], []
+    for chunk in (None, 20):
+        torch.manual_seed(0); net = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 2))
+        net[0].register_forward_hook(lambda m,a,out: seen.append(len(out)))
+        recs = list(train(net, batches(d, 50), HSCL(beta=2.), torch.optim.SGD(net.parameters(), .1), steps=5, every=5, chunk=chunk, amp=amp))
+        nets.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
+    assert seen==[50]*5+[20, 20, 10]*2*5 and recs[-1]['images_per_s']>0
+    torch.manual_seed(0); first = torch.cat([p.detach().flatten() for p in nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 2)).parameters()])
+    moved = (nets[0]-first).abs().max().item()
+    assert moved>1e-3
+    torch.testing.assert_close(*nets, rtol=0, atol=moved*2**-6 if amp else 1e-6) # sums of numbers of 8 bits, in another order
+
+def test_chunks_say_what_batch_normalisation_sees():
+    d = small(); net = make_encoder(8, 3, hidden=[16])
+    with pytest.warns(UserWarning, match='chunk: batch normalisation sees 20 rows in place of the batch'): list(train(net, batches(d, 50), HSCL(beta=2.), torch.optim.SGD(net.parameters(), .1), steps=1, chunk=20))
+
+def test_a_scaler_changes_nothing():
+    "The gradient of the loss is linear in what it is scaled by: the same step with and without a GradScaler, under autocast."
+    d, nets = small(), []
+    for scale in (1., 2.**16):
+        torch.manual_seed(0); net = make_encoder(8, 3, hidden=[16])
+        opt, scaler = torch.optim.SGD(net.parameters(), .1), torch.amp.GradScaler('cpu', init_scale=scale)
+        for x,y in islice(batches(d, 50), 3):
+            opt.zero_grad()
+            with torch.autocast('cpu', torch.bfloat16): loss = HSCL(beta=5.)(net(x), y)
+            assert loss.dtype==torch.float32
+            scaler.scale(loss).backward(); scaler.step(opt); scaler.update()
+        nets.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
+    torch.testing.assert_close(*nets, rtol=0, atol=1e-6)

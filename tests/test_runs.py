@@ -1,5 +1,5 @@
 "Run folders: resume, overwrite, damaged files."
-import json, math, os, resource, signal, subprocess, sys
+import json, math, os, resource, shutil, signal, subprocess, sys, warnings
 from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
@@ -10,7 +10,7 @@ from hardcl_nb.training.images import save_npz
 from hardcl_nb.training.processes import Interrupted
 from hardcl_nb.runs.build import build_bound, build_data
 from hardcl_nb.runs.checkpoints import load_checkpoint, save_checkpoint
-from hardcl_nb.runs.storage import read_csv, write_csv
+from hardcl_nb.runs.storage import read_all, read_csv, write_csv
 from hardcl_nb.runs.folder import run
 
 numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-10**9, 10**9)
@@ -251,10 +251,32 @@ def test_many_classes_and_few_samples(tmp_path):
         np.savez(tmp_path/'y.npz', train_images=g, train_labels=np.array(y), test_images=g, test_labels=np.array(y))
         with pytest.raises(ValueError, match=says): run(RunConfig(data=str(tmp_path/'y.npz'), arch='mlp', steps=1, batch_size=4, val=0.), tmp_path/'b')
 
-@pytest.mark.parametrize('file, text', [('metrics.csv', ''), ('speed.csv', 'a,b\n'), ('config.json', '[1]'), ('config.json', '{"config": null}'), ('config.json', '{"config": [1]}')])
+@pytest.fixture(scope='module')
+def three(tmp_path_factory):
+    "A comparison of three seeds."
+    out = tmp_path_factory.mktemp('three')
+    for s in range(3): run(RunConfig(steps=2, eval_every=1, batch_size=64, seed=s), out/f'runs/{s}')
+    return out
+
+@pytest.mark.parametrize('file, change, says', [
+    ('config.json', None, 'left out: .*runs/1, a run without its config.json'),
+    ('config.json', ('"seed": 1', '"seed": 7'), "config.json: expected {'seed': 1}, as in the checkpoint, got {'seed': 7}"),
+    ('config.json', ('"beta": 5.0', '"beta": 5.4'), "config.json: expected {'beta': 5.0}"),
+    ('config.json', ('"steps": 2', '"steps": 1'), "config.json: expected {'steps': 2}"),
+    ('checkpoint.safetensors', None, 'runs/1: its checkpoint is gone, so its rows cannot be checked'),
+])
+def test_a_damaged_run_of_a_comparison_is_named(three, tmp_path, file, change, says):
+    "Neither lost without a word nor shown under other settings."
+    shutil.copytree(three, tmp_path, dirs_exist_ok=True)
+    with warnings.catch_warnings(action='error'): assert len(read_all(tmp_path)[0])==3
+    p = tmp_path/'runs/1'/file
+    p.write_text(p.read_text().replace(*change)) if change else p.unlink()
+    with pytest.warns(UserWarning, match=says) if change is None else pytest.raises(ValueError, match=says): read_all(tmp_path)
+
+@pytest.mark.parametrize('file, text', [('speed.csv', b'step,images_per_s,memory_mb\n0,\xb7,1\n'), ('metrics.csv', ''), ('speed.csv', 'a,b\n'), ('config.json', '[1]'), ('config.json', '{"config": null}'), ('config.json', '{"config": [1]}')])
 def test_damaged_files_are_named(tmp_path, file, text):
     run(RunConfig(steps=2, eval_every=2), tmp_path)
-    (tmp_path/file).write_text(text); before = (tmp_path/'checkpoint.safetensors').read_bytes()
+    (tmp_path/file).write_bytes(text.encode() if isinstance(text, str) else text); before = (tmp_path/'checkpoint.safetensors').read_bytes()
     with pytest.raises(ValueError, match=f"{file}: expected"): run(RunConfig(steps=2, eval_every=2), tmp_path, resume=True)
     assert (tmp_path/'checkpoint.safetensors').read_bytes()==before
 

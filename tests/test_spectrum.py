@@ -93,7 +93,7 @@ def test_requires_grad_is_dropped():
     (lambda: alpha_req(torch.ones(9, 9)), ValueError, 'z: expected at least 3'),
     (lambda: uniformity(torch.ones(1, 2)), ValueError, 'z: expected at least 2 row'),
     (lambda: lidar(torch.ones(4, 2), torch.zeros(4, dtype=torch.long), 0), ValueError, 'delta: expected a finite number > 0'),
-    (lambda: class_means(torch.ones(4, 2), [0, 1, 0, 1]), TypeError, 'y: expected a torch tensor of 4 integer labels'),
+    (lambda: class_means(torch.ones(4, 2), [0., 1., 0., 1.]), TypeError, 'y: expected a torch tensor or array of 4 integer labels, got an array of dtype float64'),
     (lambda: class_means(torch.ones(4, 2), np.ones(4)), TypeError, 'y: expected a torch tensor'),
     (lambda: class_means(torch.ones(4, 2), torch.arange(4), 0), ValueError, 'num_classes'),
 ])

@@ -91,6 +91,7 @@ def build_generators(
     rank,size = rank_and_size()
     need(cfg.augment=='none' or data.images, 'augment', cfg.augment, 'none for a data set without images')
     need(not cfg.k or size==1, 'k', cfg.k, 'none across processes, where the loss is exact')
+    need(cfg.chunk is None or size==1, 'chunk', cfg.chunk, 'none across processes, each of which has a share')
     need(not cfg.channels_last or data.images, 'channels_last', True, 'false for a data set without images')
     wanted = dict(augment=cfg.augment!='none', negatives=cfg.k is not None)
     made = {k: torch.Generator(data.train_x.device).manual_seed((cfg.seed*size+rank)*2+i) for i,k in enumerate(wanted)}
@@ -161,7 +162,7 @@ def _options(cfg):
     rise = schedule(cfg.beta_schedule, cfg.steps)
     beta = None if cfg.beta_schedule=='constant' else lambda step: cfg.beta*rise(step)
     lr = schedule(cfg.lr_schedule, cfg.steps, cfg.warmup)
-    return dict(steps=cfg.steps, every=cfg.eval_every, lr=lr, beta=beta, clip=cfg.clip, amp=cfg.amp)
+    return dict(steps=cfg.steps, every=cfg.eval_every, lr=lr, beta=beta, clip=cfg.clip, amp=cfg.amp, chunk=cfg.chunk)
 
 def _model(cfg, encoder):
     "What a step calls in place of the encoder: across processes, and compiled."

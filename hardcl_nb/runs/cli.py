@@ -173,16 +173,18 @@ class Progress:
     "How far something is: a bar on a terminal, plain lines elsewhere, on stderr."
     def __init__(self,
         name:str,       # What is on its way
-        unit:str='step' # What it consists of
+        unit:str='step',# What it consists of
+        position:int=0  # Below how many other bars; those below others go when they are done
     ):
-        self.name,self.unit = name, unit
+        self.name,self.unit,self.position = name, unit, position
         self.bar:Any = None # tqdm's, from the first call on
 
     def __call__(self, n:int, total:int, **facts:str) -> None:
         "So many units of the total are done; what was found out stays beside the bar, or is a line."
         from tqdm import tqdm
         if self.bar is None:
-            self.bar = tqdm(total=total, initial=n, desc=self.name, unit=self.unit, dynamic_ncols=True, disable=None)
+            self.bar = tqdm(total=total, initial=n, desc=self.name, unit=self.unit, dynamic_ncols=True, disable=None,
+                position=self.position, leave=self.position==0)
             self.first,self.clock = n, time.perf_counter()
         self.total, text = total, ', '.join(f'{k} {v}' for k,v in facts.items())
         if not self.bar.disable:

@@ -66,13 +66,23 @@ def _no_main():
     try: yield
     finally: sys.modules['__main__'] = main
 
-def _context():
-    "Worker processes that share what they import, where the system can do that; fresh ones elsewhere."
-    from multiprocessing import get_all_start_methods, get_context
-    if 'forkserver' not in get_all_start_methods(): return get_context('spawn')
-    ctx = get_context('forkserver')
-    ctx.set_forkserver_preload(['hardcl_nb.runs.folder'])
-    return ctx
+def _recorded(out):
+    "The last record of a run that is going on, and its steps; None for other folders."
+    from hardcl_nb.runs.storage import read_csv, stored
+    try: return (read_csv(out/'metrics.csv')[-1], stored(out)['steps']) if (out/'.lock').exists() else None
+    except (Refused, OSError, IndexError): return None # it is just being written
+
+def _follow(jobs, ends):
+    "On a terminal, a bar for each run that is going on, below that of all runs."
+    bars:dict[str, Progress] = {}
+    while not ends.wait(.5):
+        going = {out: got for _,out,*_ in jobs if (got := _recorded(Path(out)))}
+        for out in {*bars}-{*going}: bars.pop(out).close()
+        for out,(r,steps) in going.items():
+            free = min({*range(1, len(bars)+2)}-{b.position for b in bars.values()})
+            bar = bars.setdefault(out, Progress(Path(out).name, position=free))
+            bar(r['step'], steps, loss=f"{r['loss']:.4f}", gap=f"{r['gap']:.4f}")
+    for b in bars.values(): b.close()
 
 # %% ../../nbs/66_compare.ipynb #b1780ae4
 def _begin(modules):
@@ -97,24 +107,6 @@ def _registered():
     if lost: warnings.warn(f'workers: {lost} of the main program cannot be found by workers; put it into a module')
     return sorted({m for _,m in every}-{'__main__'})
 
-# %% ../../nbs/66_compare.ipynb #6c7fedb6
-@contextmanager
-def _handed_on():
-    "Hand Ctrl-C and SIGTERM on to the processes that are started in a `with` block."
-    from multiprocessing import active_children
-    others = {p.pid for p in active_children()}
-    def hand_on(signum, frame):
-        for p in active_children():
-            if p.pid not in others: p.terminate()
-        e = KeyboardInterrupt(f'stopped by {signal.Signals(signum).name}')
-        e.signum = signum
-        raise e
-    ours = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    before = {s: signal.signal(s, hand_on) for s in ours}
-    try: yield
-    finally:
-        for s,h in before.items(): signal.signal(s, h)
-
 # %% ../../nbs/66_compare.ipynb #999f05c4
 def run_all(
     cfgs:Sequence[RunConfig], # Settings of the runs
@@ -127,11 +119,13 @@ def run_all(
 ) -> None:
     "Train all runs of a comparison, several at a time."
     from concurrent.futures import ProcessPoolExecutor
+    from hardcl_nb.training.processes import handed_on, worker_context
     from hardcl_nb.runs.compare import _begin # not from the main program, where that is this module
     cores, where = os.cpu_count() or 1, run_folders(cfgs, out)
     n = min(workers or min(cores, 8), len(cfgs))
     jobs = [(asdict(c), str(p), overwrite, threads or max(1, cores//n)) for c,p in where.items()]
-    with ProcessPoolExecutor(n, _context(), _begin, (_registered(),)) as pool, _handed_on():
+    ctx = worker_context('hardcl_nb.runs.folder')
+    with ProcessPoolExecutor(n, ctx, _begin, (_registered(),)) as pool, handed_on():
         _work(pool, n, cfgs, jobs, Progress('runs', 'run') if progress else None)
 
 # %% ../../nbs/66_compare.ipynb #6d9bbeff
@@ -142,10 +136,14 @@ def _work(pool, n, cfgs, jobs, show):
     from hardcl_nb.runs.storage import axes_between
     axes = axes_between([asdict(c) for c in cfgs])
     tried = {(c.data, *(getattr(c, k) for k in axes)): asdict(c) for c in cfgs}
+    ends = threading.Event()
+    follow = threading.Thread(target=_follow, args=(jobs, ends), daemon=True)
     try:
         with _no_main():
             list(pool.map(_fits, tried.values()))
             done = pool.map(_one, jobs)
+        if show: show(0, len(jobs)) # before the first is done, which may take hours
+        if show and sys.stderr.isatty(): follow.start()
         for i,name in enumerate(done, 1):
             if show: show(i, len(jobs), last=name)
     except BrokenProcessPool:
@@ -153,6 +151,8 @@ def _work(pool, n, cfgs, jobs, show):
         need(False, 'workers', 'one that was killed (too little memory?)', alive, ChildProcessError)
     finally:
         pool.shutdown(cancel_futures=True)
+        ends.set()
+        if follow.is_alive(): follow.join()
         if show: show.close()
 
 # %% ../../nbs/66_compare.ipynb #3565d3a9

@@ -75,6 +75,7 @@ class MachineSettings:
     eval_every:int=50            # Steps between evaluations
     device:str='auto'            # auto (a GPU if there is one), cpu, cuda, cuda:1 and so on
     amp:bool=False               # Run the encoder in bfloat16 where that is safe
+    chunk:int|None=None          # Samples that the encoder sees at a time, to save memory; the whole batch if not given
     channels_last:bool=False     # Lay images out with channels last
     compile:bool=False           # Compile the encoder with torch.compile
 
@@ -152,7 +153,7 @@ def choices() -> dict[str, Collection]: # Setting -> its names
 
 # %% ../../nbs/60_config.ipynb #6bee6308
 _low = dict(classes=2, image_size=1, k=1, dim=1, epochs=1, per_class=1, head=1, steps=1, eval_every=1, batch_size=2,
-    seed=0, warmup=0)
+    seed=0, warmup=0, chunk=1)
 _high = dict(seed=2**63-1, dim=2**20, head=2**20, k=2**20, image_size=2**14, batch_size=2**31-1, lr=1e38,
     weight_decay=1e38)
 

@@ -40,7 +40,7 @@ class Diagnosis(Findings):
 # %% ../../nbs/68_diagnose.ipynb #261a62e5
 def diagnose(
     z:'Tensor|ndarray', # Embeddings, (n, d), n >= 2, a tensor or an array
-    y:'Tensor|ndarray|None'=None, # Integer labels, (n,), if there are any
+    y:'Tensor|ndarray|Sequence|None'=None, # Labels, (n,), integers or names, if there are any
     *,
     names:'Sequence[str]|dict[int, str]|None'=None, # Name of each label, if they have names
     top:int=10,         # How many hard pairs of classes to list
@@ -49,7 +49,7 @@ def diagnose(
     """What a set of embeddings has lost: a `Diagnosis`, with verdict, advice and every number, in float64.
 
     `z` is (n, d), n >= 2, of any scale; labels `y` (n,) add Neural Collapse, alignment and the hardest classes.
-    Refused: NaN or inf, numbers beyond 1e100, masked arrays, a single class, labels that are no integers.
+    Refused: NaN or inf, numbers beyond 1e100, masked arrays, a single class, labels with a fraction.
     Sources: Papyan, Han and Donoho (2020); Jing et al. (2022); Jiang et al. (2023).
 
     >>> import torch

@@ -69,7 +69,7 @@ def _map_dict(cm):
 # %% ../../nbs/67_findings.ipynb #6f2baf20
 def examine(
     z:'Tensor|ndarray', # Embeddings, (n, d), n >= 2, a tensor or an array
-    y:'Tensor|ndarray|None'=None, # Integer labels, (n,), if there are any
+    y:'Tensor|ndarray|Sequence|None'=None, # Labels, (n,), integers or names, if there are any
     *,
     names:'Sequence[str]|dict[int, str]|None'=None, # Name of each label, if they have names
     top:int=10,         # How many hard pairs of classes to list
@@ -78,10 +78,11 @@ def examine(
     "Spectrum, ranks and uniformity; with labels, Neural Collapse, alignment and the hardest pairs of classes."
     from hardcl_nb.measures import spectrum as sp
     from hardcl_nb.measures.chunks import as_rows, own_span
+    t, names = _numbered(y, names)
     z,max_rows = as_rows(z, min_rows=2), check_count(max_rows, 'max_rows', 2)
     u,zero,rms = _unit_rows(z)
     x = own_span(z)
-    st = None if y is None else sp.class_stats(x, y)
+    st = None if t is None else sp.class_stats(x, t)
     lam = sp.spectrum(x) if st is None else sp.stats_spectrum(st)
     rep = None if st is None else _report(st, lam, z)
     rank,decay = (sp.rankme(x), sp.decay_exponent(lam)) if rep is None else (rep.rankme, rep.alpha_req)
@@ -89,10 +90,20 @@ def examine(
     spread = lam.sum().sqrt().item()/rms if rms>0 else 0.
     free = LabelFree(z.shape[0], z.shape[1], zero, rms, spread, tuple(share.tolist()), sp.num_alive(share),
         sp.effective_rank(share), sp.stable_rank(share), rank, decay, sp.uniformity(some), len(some))
-    part = {} if rep is None else _class_part(x, y, u, st, rep, top)|dict(names=_named(names, rep.classes))
+    part = {} if rep is None else _class_part(x, t, u, st, rep, top)|dict(names=_named(names, rep.classes))
     return Findings(**vars(free), **part)
 
 # %% ../../nbs/67_findings.ipynb #d0dd6918
+def _numbered(y, names):
+    "Labels that are names by their place in the alphabet, and what each number means."
+    import numpy as np
+    from hardcl_nb.measures.chunks import as_array
+    y = as_array(y, 'y')
+    if not isinstance(y, np.ndarray) or y.dtype.kind not in 'UST': return y, names
+    need(names is None, 'names', 'names beside labels that are names', 'one of the two')
+    words,y = np.unique(y, return_inverse=True)
+    return y, dict(enumerate(words.astype(str).tolist()))
+
 def _unit_rows(z):
     "Rows scaled to length 1 (rows of zeros stay), how many are zero, and the root-mean-square length."
     import torch

@@ -15,7 +15,7 @@ from typing import Any
 from .. import __version__
 from ..checks import Refused, need
 from .checkpoints import naming, read_checkpoint, write_text
-from .config import RunConfig, data_name, kinds, places
+from .config import RunConfig, data_name, kinds, obstacles, places
 
 # %% ../../nbs/62_storage.ipynb #b50f35f2
 def read_csv(
@@ -61,7 +61,7 @@ def _lines(path):
     "The first line of a table, and the others, as bytes."
     try:
         head, *lines = path.read_bytes().splitlines(keepends=True)
-        return head.decode(), lines
+        return head.decode(), [l for l in lines if l.decode()] # all of it is text
     except (OSError, ValueError) as e: raise Refused(f'{path}: expected the rows of a run, got {e!r}') from None
 
 def _names(path):
@@ -135,7 +135,7 @@ def stored(
         made = RunConfig(**{**was, 'data': 'digits'}) # the data may have moved
         if not isinstance(was['data'], str): raise TypeError(f"data = {was['data']!r}")
         return {**asdict(made), 'data': was['data'], 'data_digest': got.get('data_digest')}
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
         raise Refused(f'{path}: expected the settings of a run, undamaged, got {e}') from None
 
 # %% ../../nbs/62_storage.ipynb #81013fe6
@@ -158,21 +158,31 @@ def runs_in(
     folder = Path(folder)
     if (folder/'config.json').is_file(): return [folder]
     need((folder/'runs').is_dir(), 'overlay', folder, 'folders of runs or comparisons')
-    return sorted(p for p in (folder/'runs').iterdir() if (p/'config.json').is_file())
+    mine = ('config.json', 'metrics.csv', 'checkpoint.safetensors')
+    return sorted(p for p in (folder/'runs').iterdir() if any((p/f).is_file() for f in mine))
+
+def _check_run(folder, s, about):
+    "Refuse settings and rows that are not those that the checkpoint knows; without one, say that nothing was checked."
+    if not about: warnings.warn(f'{folder}: its checkpoint is gone, so its rows cannot be checked')
+    odd = obstacles(about['settings'], {k: s[k] for k in kinds}) if about.get('settings') else []
+    known = {k: about['settings'].get(k) for k in odd}
+    need(not odd, 'config.json', {k: s[k] for k in odd}, f'{known}, as in the checkpoint')
+    for f,sha in about.get('rows', {}).items():
+        ok = hashlib.sha256((folder/f).read_bytes()).hexdigest()==sha
+        need(ok, f, 'others: some were lost or altered', 'the rows that the checkpoint knows')
 
 def read_run(
     folder:Path # Folder of a run
 ) -> tuple[dict, list[dict], list[dict]]|str: # Its settings, metrics and last spectrum; or why it is left out
     "What a finished run says."
+    if not (folder/'config.json').is_file(): return 'a run without its config.json'
     try:
         s, file, table = stored(folder), folder/'checkpoint.safetensors', folder/'metrics.csv'
         about = read_checkpoint(file, tensors=False)[1] if file.exists() else {}
         steps = [about['step']] if about else [r['step'] for r in read_csv(table)] if table.exists() else []
         step = max(steps, default=0)
         if step<s['steps']: return f"unfinished at step {step} of {s['steps']}"
-        for f,known in about.get('rows', {}).items():
-            ok = hashlib.sha256((folder/f).read_bytes()).hexdigest()==known
-            need(ok, f, 'others: some were lost or altered', 'the rows that the checkpoint knows')
+        _check_run(folder, s, about)
         return s, read_csv(table), [r for r in read_csv(folder/'spectrum.csv') if r['step']==s['steps']]
     except (ValueError, KeyError, TypeError, OSError) as e:
         raise Refused(f'{folder}: expected the files of a run, got {e}') from None

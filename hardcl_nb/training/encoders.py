@@ -17,7 +17,7 @@ from torch import nn, Tensor
 from ..checks import check_choice, check_count, check_embeddings, check_labels, check_number, need
 from ..tables import encoders
 from ..theory.etf import simplex_etf
-from .data import random_batches
+from .data import random_batches, to_weights
 
 # %% ../../nbs/54_encoders.ipynb #deb0a108
 norms:tuple[str, ...] = ('ball', 'sphere', 'none')
@@ -200,7 +200,7 @@ def embed(
     on = [m for m in encoder.modules() if m.training] # a part may be frozen in evaluation mode
     size = check_count(batch_size or (512 if x.ndim>2 else 4096), 'batch_size')
     def rows(part):
-        z = torch.cat([encoder(b) for b in part.split(size)])
+        z = torch.cat([encoder(to_weights(b, encoder)) for b in part.split(size)])
         return z.float() if z.dtype.itemsize<4 else z
     encoder.eval()
     try:

@@ -100,12 +100,16 @@ def save_npz(
 _suffixes = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
 _others = ('.gif', '.heic', '.avif', '.heif', '.jfif', '.jp2', '.tga', '.svg', '.raw', '.dcm', '.exr')
 
+def _deep(im):
+    "More than 8 bits a channel? In colour, Pillow drops the lower ones without a word."
+    raw = [t[3] if isinstance(t[3], tuple) else (t[3], 0) for t in im.tile] # how each part of the file is to be read
+    return im.mode[0] in 'IF' or any(str(a[0])[-4:-1]==';16' or im.format=='PPM' and a[-1]>255 for a in raw)
+
 def _upright(im, file):
     "An open image with 8 bits a channel, turned as it says itself; grey or RGB."
     from PIL import ImageOps
-    many = im.format!='MPO' and getattr(im, 'n_frames', 1)>1 # phones add a thumbnail or a depth map to a photo
-    need(not many, 'data', f'several images in {file}', 'one image in a file')
-    need(not im.mode.startswith(('I', 'F')), 'data', f'mode {im.mode} in {file}', 'images of 8 bits a channel')
+    need(im.format=='MPO' or getattr(im, 'n_frames', 1)==1, 'data', f'several images in {file}', 'one image in a file')
+    need(not _deep(im), 'data', f'{im.mode} of more bits in {file}', 'images of 8 bits a channel')
     im = ImageOps.exif_transpose(im)
     opaque = not im.has_transparency_data or im.convert('RGBA').getchannel('A').getextrema()[0]==255
     need(opaque, 'data', f'transparency in {file}', 'images without transparent pixels')

@@ -6,7 +6,7 @@
 __all__ = ['schedules', 'probe_subset', 'recorder', 'schedule', 'train', 'cached_backward']
 
 # %% ../../nbs/56_loop.ipynb #06ec7ba9
-import math, time
+import math, time, warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 import torch
@@ -16,7 +16,8 @@ from ..measures.centres import centre_accuracy
 from ..measures.collapse import collapse_report, report_metrics
 from ..measures.spectrum import uniformity
 from ..tables import metrics
-from .data import Data, balanced_subset
+from .batches import loader_batches
+from .data import Data, balanced_subset, to_weights
 from .encoders import embed
 
 # %% ../../nbs/56_loop.ipynb #b806d139
@@ -123,7 +124,7 @@ def _memory(device):
 # %% ../../nbs/56_loop.ipynb #75f23c8e
 def train(
     model:nn.Module,            # Maps inputs to (n, d); trained in place
-    batches:Iterable,           # (x, y) for each step, on the device of the model, as from `batches`
+    batches:Iterable,           # (x, y) for each step, as from `batches`; or a loader, which may end and starts again
     loss_fn:Callable,           # loss(z, y); with `beta`, loss(z, y, beta=...)
     opt:torch.optim.Optimizer,  # Optimiser of the model's parameters
     *,
@@ -135,6 +136,7 @@ def train(
     beta:Callable|None=None,    # From a step to the hardness; None: as `loss_fn` has it
     clip:float|None=None,       # Largest norm of the gradient; None: any
     amp:bool=False,             # Run the model in bfloat16 where that is safe?
+    chunk:int|None=None,        # Rows that the model sees at a time, as in `cached_backward`; None: the whole batch
     stop:Callable|None=None     # stop(step) after each step: end here, with the record dict(step=step)?
 ) -> Iterator[dict]: # Records: `step`, `images_per_s`, `memory_mb` and what `record` says
     """Train, and yield a record at the beginning, every few steps and at the end; a loss of nan or inf is an error.
@@ -147,20 +149,20 @@ def train(
     [0, 2, 3]
     """
     watch,it = _begin(batches, opt, steps, start, every)
+    if chunk is not None: _say_ghosts(model, check_count(chunk, 'chunk'))
     say = lambda step: {'step': step, **watch.check(), **(record(step) if record else {})}
     if start==0: yield say(0)
     for step in range(start+1, steps+1):
         watch.start()
-        x,y = _next(it, step)
+        x,y = next(it)
         model.train()
         if lr is not None: _set_lr(opt, lr(step))
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=amp): z = model(x)
-        loss = loss_fn(z, y) if beta is None else loss_fn(z, y, beta=beta(step))
         opt.zero_grad()
-        loss.backward()
+        how = loss_fn if beta is None else partial(loss_fn, beta=beta(step))
+        loss = _backward(model, to_weights(x, model), y, how, chunk, amp)
         if clip is not None: nn.utils.clip_grad_norm_(model.parameters(), clip)
         opt.step()
-        watch.add(loss, len(z), step)
+        watch.add(loss, len(x), step)
         seen = step%every==0 or step==steps
         if seen: yield say(step)
         if stop is not None and step<steps and stop(step):
@@ -172,16 +174,20 @@ def _begin(batches, opt, steps, start, every):
     "A watch on the optimiser's device, and the batches as an iterator."
     for n,k,low in ((steps, 'steps', 1), (every, 'every', 1), (start, 'start', 0)): check_count(n, k, low)
     for g in opt.param_groups: g.setdefault('initial_lr', g['lr'])
-    return _Watch(opt.param_groups[0]['params'][0].device), iter(batches)
+    device = opt.param_groups[0]['params'][0].device
+    return _Watch(device), loader_batches(batches, device, 'batches')
+
+def _backward(model, x, y, loss_fn, chunk, amp):
+    "The loss of a batch; its gradient is added to the parameters'."
+    if chunk is not None: return cached_backward(model, x, y, loss_fn, chunk, amp=amp, ghosts=True)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=amp): z = model(x)
+    loss = loss_fn(z, y)
+    loss.backward()
+    return loss
 
 def _set_lr(opt, factor):
     for g in opt.param_groups: g['lr'] = g['initial_lr']*factor
 
-def _next(it, step):
-    "The batch of a step."
-    try: return next(it)
-    except StopIteration: pass
-    need(False, 'batches', f'an end before step {step}', 'a batch for each step')
 
 # %% ../../nbs/56_loop.ipynb #61e82598
 def cached_backward(
@@ -189,29 +195,46 @@ def cached_backward(
     x:Tensor,          # Inputs of the whole batch, (n, ...)
     y:Tensor,          # Labels, (n,)
     loss_fn:Callable,  # loss(z, y)
-    chunk:int          # Rows that the encoder sees at a time: its memory is that of so many
+    chunk:int,         # Rows that the encoder sees at a time: its memory is that of so many
+    *,
+    amp:bool=False,    # Run the encoder in bfloat16 where that is safe?
+    ghosts:bool=False  # Let batch normalisation see chunks in place of the batch? (another network in training)
 ) -> Tensor: # The loss of the whole batch, a number; its gradient is added to the parameters', as `backward` does
     "Loss and gradient of a batch whose activations do not fit, chunk by chunk (Gao et al. 2021)."
-    _check_rowwise(encoder)
-    parts = x.split(check_count(chunk, 'chunk'))
+    parts, mixing = x.split(check_count(chunk, 'chunk')), _mixing(encoder)
+    _check_rowwise(mixing, ghosts, len(parts[-1]))
     states:list[tuple[Tensor, ...]] = []
-    with torch.no_grad(): z = torch.cat([_noting(encoder, part, states) for part in parts]).requires_grad_()
-    loss = loss_fn(z, y)
+    cast = partial(torch.autocast, x.device.type, torch.bfloat16, enabled=amp) # one for each pass: it keeps weights
+    before = [(b, b.clone()) for m in mixing.values() for b in m.buffers()]
+    with torch.no_grad(), cast(): z = torch.cat([_noting(encoder, part, states) for part in parts])
+    for b,was in before: b.copy_(was) # statistics are gathered once
+    loss = loss_fn(z.requires_grad_(), y)
     grad, = torch.autograd.grad(loss, z)
     with torch.random.fork_rng(_cards(x)):
         for part,g,state in zip(parts, grad.split(chunk), states):
             _set_random(x, state)
-            encoder(part).backward(g)
+            with cast(): out = encoder(part)
+            out.backward(g)
     return loss.detach()
 
 # %% ../../nbs/56_loop.ipynb #e12b978a
-def _check_rowwise(encoder):
-    "Refuse batch normalisation that would see a chunk instead of the batch."
+def _mixing(encoder):
+    "Batch normalisation that would see a chunk instead of the batch, by name."
     norm = nn.modules.batchnorm._BatchNorm
-    mixing = [k or 'the encoder' for k,m in encoder.named_modules()
-        if isinstance(m, norm) and (m.training or m.running_mean is None)]
-    given = f"batch normalisation in training mode ({', '.join(mixing[:3])})"
-    need(not mixing, 'encoder', given, 'a network that treats each row by itself')
+    return {k or 'the encoder': m for k,m in encoder.named_modules()
+        if isinstance(m, norm) and (m.training or m.running_mean is None)}
+
+def _check_rowwise(mixing, ghosts, last):
+    "Refuse it, or a chunk that has no variance."
+    given = f"batch normalisation in training mode ({', '.join([*mixing][:3])}; ghosts=True would let it see chunks)"
+    need(ghosts or not mixing, 'encoder', given, 'a network that treats each row by itself')
+    need(not mixing or last>1, 'chunk', 'a last one of one row', 'chunks of two rows or more for batch normalisation')
+
+def _say_ghosts(model, chunk):
+    "Say once what chunks do to batch normalisation."
+    model.train()
+    what = f'chunk: batch normalisation sees {chunk} rows in place of the batch; the gradient is that of such a network'
+    if _mixing(model): warnings.warn(what)
 
 def _cards(x): return [x.device] if x.device.type=='cuda' else []
 

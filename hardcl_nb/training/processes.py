@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['rank_and_size', 'processes', 'pick_device', 'my_share', 'gather_rows', 'gather_shares', 'on_first', 'Interrupted',
-           'interruptible', 'GlobalBatchNorm', 'sync_batchnorm']
+           'interruptible', 'worker_context', 'handed_on', 'GlobalBatchNorm', 'sync_batchnorm']
 
 # %% ../../nbs/58_processes.ipynb #d622b78a
 import gc, os, signal, threading
@@ -136,6 +136,35 @@ def interruptible() -> Iterator[Callable[[int], bool]]: # Called as stop(step) a
     ours = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     before = {s: signal.signal(s, raise_flag) for s in ours}
     try: yield stop
+    finally:
+        for s,h in before.items(): signal.signal(s, h)
+
+# %% ../../nbs/58_processes.ipynb #600409a0
+def worker_context(
+    *modules:str # What the processes share: imported once, before they are started
+) -> Any: # A context of multiprocessing
+    "Worker processes that share what they import, where the system can do that; fresh ones elsewhere."
+    from multiprocessing import get_all_start_methods, get_context
+    if 'forkserver' not in get_all_start_methods(): return get_context('spawn')
+    ctx = get_context('forkserver')
+    ctx.set_forkserver_preload([*modules])
+    return ctx
+
+# %% ../../nbs/58_processes.ipynb #72a3f88f
+@contextmanager
+def handed_on() -> Iterator[None]:
+    "Hand Ctrl-C and SIGTERM on to the processes that are started in a `with` block."
+    from multiprocessing import active_children
+    others = {p.pid for p in active_children()}
+    def hand_on(signum, frame):
+        for p in active_children():
+            if p.pid not in others: p.terminate()
+        e = KeyboardInterrupt(f'stopped by {signal.Signals(signum).name}')
+        e.signum = signum
+        raise e
+    ours = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {s: signal.signal(s, hand_on) for s in ours}
+    try: yield
     finally:
         for s,h in before.items(): signal.signal(s, h)
 
