@@ -1,4 +1,5 @@
 from .losses.contrastive import HSCL as HSCL, HUCL as HUCL, SCL as SCL, UCL as UCL, contrastive_loss as contrastive_loss
+from .losses.cross import CrossLoss as CrossLoss, cross_loss as cross_loss
 from .losses.distributed import DistributedLoss as DistributedLoss
 from .losses.estimators import SampledLoss as SampledLoss
 from .losses.general import GeneralLoss as GeneralLoss

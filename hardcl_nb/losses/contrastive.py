@@ -96,7 +96,7 @@ def contrastive_loss(
     >>> round(hardcl_nb.contrastive_loss(z, y, beta=5.).item(), 4) # all similarities are 0: log 2
     0.6931
     """
-    given = LossOptions(beta, supervised, detach, alpha, q, tau, tau_plus, raw)
+    given = LossOptions(beta, supervised, detach, alpha, q, tau, tau_plus, raw) # type: ignore[arg-type] # see `warmed`
     warm, o = warmed(z, given)
     _check_engine(engine, o.check())
     if warm is not z and queue is not None: queue = warmed(queue[0], given)[0].detach().to(warm.dtype), *queue[1:]
@@ -104,7 +104,7 @@ def contrastive_loss(
     if ignore_index is None: loss = _of_batch(warm, y, weight, o, *how)
     else:
         need(mask is None, 'mask', 'a mask', 'None beside ignore_index: mask their pairs instead')
-        loss = counted(lambda *b: _of_batch(*b, o, *how), warm, y, weight, ignore_index, reduction=='none')
+        loss = counted(lambda z, y, w: _of_batch(z, y, w, o, *how), warm, y, weight, ignore_index, reduction=='none')
     return loss if warm is z else loss.to(result_type(z))
 
 # %% ../../nbs/25_contrastive.ipynb #5d4b2c2a
