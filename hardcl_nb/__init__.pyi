@@ -4,6 +4,7 @@ from .losses.distributed import DistributedLoss as DistributedLoss
 from .losses.estimators import SampledLoss as SampledLoss
 from .losses.general import GeneralLoss as GeneralLoss
 from .losses.relatives import NTXent as NTXent, SupCon as SupCon
+from .losses.temperature import LearnedTau as LearnedTau
 from .measures.collapse import CollapseReport as CollapseReport, collapse_report as collapse_report
 from .measures.meter import CollapseMeter as CollapseMeter
 from .runs.config import RunConfig as RunConfig

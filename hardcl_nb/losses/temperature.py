@@ -51,8 +51,9 @@ class LearnedTau(nn.Module):
     Its parameter is `log_tau` = log(τ - low), 0-dimensional; give `loss.parameters()` to the optimiser too
     (Radford et al. 2021, arXiv 2103.00020, section 2.5).
 
-    >>> from hardcl_nb.losses.temperature import LearnedTau
-    >>> round(LearnedTau(.07)().item(), 4)
+    >>> from hardcl_nb import HSCL, LearnedTau
+    >>> loss = HSCL(5., tau=LearnedTau(.07))
+    >>> round(loss.tau().item(), 4)
     0.07
     """
     def __init__(self,
