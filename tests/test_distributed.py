@@ -64,7 +64,7 @@ def spoilt(last):
 def refused(call):
     try: call()
     except Exception as e:
-        return type(e).__mro__[1].__name__ if isinstance(e, (Refused, RefusedType)) else type(e).__name__, str(e)
+        return next(c.__name__ for c in type(e).__mro__ if c.__module__=='builtins'), str(e) # what it is caught as
 
 def job(rank, world, z, y):
     "Everything that one process tries; returns what it saw."
