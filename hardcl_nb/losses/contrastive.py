@@ -99,7 +99,7 @@ def contrastive_loss(
     given = LossOptions(beta, supervised, detach, alpha, q, tau, tau_plus, raw)
     warm, o = warmed(z, given)
     _check_engine(engine, o.check())
-    if warm is not z and isinstance(queue, (tuple, list)): queue = warmed(queue[0], given)[0].detach().to(warm.dtype), *queue[1:]
+    if warm is not z and queue is not None: queue = warmed(queue[0], given)[0].detach().to(warm.dtype), *queue[1:]
     how = reduction, validate, engine, mask, queue
     if ignore_index is None: loss = _of_batch(warm, y, weight, o, *how)
     else:
