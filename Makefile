@@ -44,10 +44,11 @@ student: .venv/.ready ## Write copies of the notebooks to work in, into work/
 	@$(py) .ci/student.py
 
 docs: .venv/.ready ## Build the site into _docs (needs Quarto)
-	@if command -v quarto >/dev/null; then .venv/bin/nbdev_docs; else echo 'The site needs Quarto 1.9 or newer: install it from https://quarto.org/docs/get-started, then run make docs again.'; fi
+	@if command -v quarto >/dev/null; then touch README.md && PYTHONPATH=.ci .venv/bin/nbdev_docs; else echo 'The site needs Quarto 1.9 or newer: install it from https://quarto.org/docs/get-started, then run make docs again.'; fi
 
-readme: .venv/.ready ## Write README.md from nbs/index.ipynb
+readme: .venv/.ready ## Write README.md from nbs/index.ipynb, and the pages of reference that are made from the rest
 	@$(py) .ci/readme.py
+	@$(py) .ci/reference.py
 
 refresh: .venv/.ready ## Run all notebooks and store their outputs
 	@$(py) .ci/refresh.py

@@ -68,7 +68,7 @@ def main(prefixes):
     with tempfile.TemporaryDirectory() as folder: bad = run_notebooks(nbs, {'gpu', 'notest', 'slow', 'frameworks'}, folder)
     if bad: sys.exit('\n'.join(bad))
     if not prefixes:
-        r = python('from nbdev.quarto import refresh_quarto_yml; from nbdev.serve import proc_nbs; refresh_quarto_yml(); proc_nbs(force=True)')
+        r = python('import sys; sys.path.insert(0, ".ci"); from nbdev.quarto import refresh_quarto_yml; from nbdev.serve import proc_nbs; refresh_quarto_yml(); proc_nbs(force=True)')
         made = len([*root.glob('_proc/*.ipynb')])
         if r.returncode or made!=len(nbs): sys.exit(f'the pages could not be prepared: {made} of {len(nbs)}\n{r.stdout}')
         print(f'{made} pages prepared')

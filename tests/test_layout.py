@@ -6,6 +6,7 @@ import pytest
 root = Path(__file__).parent.parent
 nbs = sorted((root/'nbs').glob('*.ipynb'))
 numbered = [p for p in nbs if p.name[0].isdigit()]
+reference = [p for p in nbs if p.name!='index.ipynb' and p not in numbered] # pages to look things up in: beside the course, not in it
 cfg = configparser.ConfigParser(delimiters=['='])
 cfg.read(root/'settings.ini', encoding='utf-8')
 cfg = cfg['DEFAULT']
@@ -32,6 +33,20 @@ def test_sidebar_lists_every_notebook_once():
     listed = re.findall(r'[\w]+\.ipynb', (root/'nbs/sidebar.yml').read_text())
     assert sorted(listed) == [p.name for p in nbs]
     assert all(f'section: {s}' in (root/'nbs/sidebar.yml').read_text() for s in ('Theory', 'Losses', 'Practice'))
+
+def test_reference_is_its_own_section():
+    "Pages without a number stand in the last section, the others in none of its lines; all are one click from the home page."
+    course, last = (root/'nbs/sidebar.yml').read_text().split('section: Reference')
+    assert sorted(re.findall(r'\w+\.ipynb', last))==[p.name for p in reference] and 'section:' not in last
+    home = '\n'.join(prose(root/'nbs/index.ipynb'))
+    assert all(f'({p.name})' in home for p in reference)
+
+@pytest.mark.parametrize('p', reference, ids=lambda p: p.stem)
+def test_reference_is_no_course(p):
+    "It makes no module and sets no exercise, so nothing can need it; and it sends the reader back into the course."
+    assert module_of(p) is None and not any('export' in s.split('\n')[0] or '#| eval: false' in s for s in code(p))
+    text = '\n'.join(prose(p))
+    assert '## Exercises' not in text and len(set(re.findall(r'\]\((\d\d_\w+\.ipynb)', text)))>=10
 
 def test_every_module_has_its_notebook():
     modules = {'.'.join(p.relative_to(root/'hardcl_nb').with_suffix('').parts) for p in (root/'hardcl_nb').rglob('*.py') if p.name not in ('__init__.py', '_modidx.py')}

@@ -1,0 +1,169 @@
+"The site without Quarto: links and anchors of the prepared pages, what a search finds first, and the pages that are made from the rest."
+import json, re, subprocess, sys
+from pathlib import Path
+import pytest
+
+root = Path(__file__).parent.parent
+sys.path.insert(0, str(root/'.ci'))
+import reference as ref # noqa: E402
+
+nbs = sorted((root/'nbs').glob('*.ipynb'))
+host = 'https://hardcl.github.io/hardcl_nb/'
+def html(name): return re.sub(r'^\d+_', '', name.removesuffix('.ipynb'))+'.html'
+
+@pytest.fixture(scope='module')
+def site():
+    "{page.html: cells} of the pages as they are prepared for Quarto; `make test` has made them before, alone it takes a minute."
+    code = 'import sys; sys.path.insert(0, ".ci"); from nbdev.quarto import refresh_quarto_yml as r; from nbdev.serve import proc_nbs as p; r(); p()'
+    made = subprocess.run([sys.executable, '-c', code], cwd=root, capture_output=True, text=True)
+    assert made.returncode==0, made.stdout+made.stderr
+    return {html(p.name): json.loads((root/'_proc'/p.name).read_text(encoding='utf-8'))['cells'] for p in nbs}
+
+def texts(cells):
+    "All Markdown of a page, from prose and from what signatures print; cells of code are none."
+    for c in cells:
+        if c['cell_type']=='markdown': yield ''.join(c['source'])
+        for o in c.get('outputs', []):
+            if '#| output: asis' in ''.join(c['source']): yield ''.join(o.get('data', {}).get('text/markdown', ''))
+
+def without_code(s): return re.sub(r'`[^`\n]*`', '', re.sub(r'^```.*?^```', '', s, flags=re.M|re.S))
+
+def headings(cells):
+    "(level, id) of the headings of a page, as pandoc numbers those that occur twice."
+    out, seen = [], {}
+    for s in texts(cells):
+        for level,t in re.findall(r'^(#+) (.*)$', re.sub(r'^```.*?^```', '', s, flags=re.M|re.S), re.M):
+            k = seen[ref.slug(t)] = seen.get(ref.slug(t), -1)+1
+            out.append((len(level), ref.slug(t)+f'-{k}'*bool(k)))
+    return out
+
+def dead(site):
+    "(page, target) of each link with an anchor that is not there."
+    ids = {page: {i for _,i in headings(cells)} for page,cells in site.items()}
+    for page,cells in site.items():
+        for s in texts(cells):
+            for target,anchor in re.findall(r'\]\(([^)#\s]*)#([^)\s]+)\)', s):
+                to = page if not target else target.removeprefix(host) if target.startswith(host) else html(target) if target.endswith('.ipynb') else None
+                if to is not None and anchor not in ids.get(to, ()): yield page, f'{to}#{anchor}'
+
+def unsound(cells):
+    "Links that a reader sees as Markdown: around a link that nbdev has made, or inside of code."
+    for s in texts(cells):
+        yield from re.findall(r'\[[^\[\]]*\[`[^`]*`\]\([^)]*\)[^\[\]]*\]\([^)]*\)', s)
+        for block in re.findall(r'^```.*?^```', s, flags=re.M|re.S): yield from re.findall(r'\[`[^`]+`\]\(http[^)]*\)', block)
+
+def without_alt(cells):
+    "Pictures that say nothing to those who cannot see them."
+    for c in cells:
+        s = ''.join(c['source'])
+        if c['cell_type']=='markdown': yield from re.findall(r'!\[\s*\]\([^)]*\)', s)
+        shown = [s]*(c['cell_type']=='markdown')+[''.join(o.get('data', {}).get('text/html', '')) for o in c.get('outputs', [])]
+        for h in shown: yield from (tag[:80] for tag in re.findall(r'<img\b[^>]*>', h) if not re.search(r'\balt="[^"]+"', tag))
+
+def jumps(cells):
+    "Headings that leave a level out; the title is level 1."
+    level = 1
+    for to,i in headings(cells):
+        if to>level+1 or to==1: yield i
+        level = to
+
+def test_no_dead_anchor(site): assert sorted(set(dead(site)))==[]
+def test_no_raw_links(site): assert {p: u for p,cells in site.items() if (u := list(unsound(cells)))}=={}
+def test_pictures_have_a_text(site): assert {p: a for p,cells in site.items() if (a := list(without_alt(cells)))}=={}
+def test_headings_in_order(site): assert {p: j for p,cells in site.items() if (j := list(jumps(cells)))}=={}
+
+def test_the_checks_see_what_they_look_for():
+    "A page with one of each."
+    def page(*sources): return [dict(cell_type='markdown', source=[s]) for s in sources]
+    bad = page('## One\n\n#### Two', '[`train`](x.html) [[`train`](https://a.b)](x.ipynb) ![](a.png) <img src="b.png">', '[a](#three) [b](#one)')
+    assert list(dead({'p.html': bad}))==[('p.html', 'p.html#three')]
+    assert len(list(unsound(bad)))==1 and len(list(without_alt(bad)))==2 and list(jumps(bad))==['two']
+    shown = [dict(cell_type='code', source=['#| output: asis'], outputs=[dict(data={'text/markdown': '### f\n\n```python\n# As [`g`](https://a.b)\n```'})])]
+    assert len(list(unsound(shown)))==1 and headings(shown)==[(3, 'f')]
+
+def test_anchors_of_the_sources_are_those_of_the_site(site):
+    "The generator counts headings in the notebooks, before nbdev has prepared them."
+    for p in nbs: assert sorted((l, i) for l,_,i in ref.headings(p))==sorted(headings(site[html(p.name)])), p.name
+
+def test_links_that_nbdev_should_not_make_are_mended():
+    from prepared import mend
+    link = '[`train`](https://a.b/loop.html#train)'
+    assert mend(f'{link}\n```python\n# {link}\n```\n{link}')==f'{link}\n```python\n# train\n```\n{link}'
+    for name in ('_slopes', 'Data.to', '_A.f'): assert mend(f'[`{name}`](https://a.b/x.html#{name.lower()})')==f'`{name}`'
+    assert 'procs = prepared:plain_links' in (root/'settings.ini').read_text() and 'PYTHONPATH=.ci .venv/bin/nbdev_docs' in (root/'Makefile').read_text()
+
+# ---- searches: Quarto looks at titles and headings first ----
+searches = {'HSCL': '25_contrastive', 'NaN': 'faq', 'memory': 'faq', 'DDP': 'faq', 'false negatives': 'faq', 'how to choose beta': 'faq', 'glossary': 'glossary'}
+
+@pytest.mark.parametrize('words', searches)
+def test_a_search_leads_to_its_page(words):
+    has = lambda text: re.search(rf'\b{words}\b', text, re.I)
+    best = root/f'nbs/{searches[words]}.ipynb'
+    assert any(has(t) for t in (ref.title(best), *(t for _,t,_ in ref.headings(best))))
+    assert [p.name for p in nbs if p!=best and has(ref.title(p))]==[]
+
+# ---- pages of reference ----
+def test_made_pages_are_up_to_date():
+    r = subprocess.run([sys.executable, str(root/'.ci/reference.py'), '--check'], capture_output=True, text=True)
+    assert r.returncode==0, r.stdout+r.stderr
+
+def test_an_old_page_is_noticed(tmp_path, monkeypatch, capsys):
+    "A changed docstring of the face, a changed theorem, a new work: each shows on its page."
+    made = {name: ref.notebook(make(), name) for name,make in ref.pages.items()}
+    monkeypatch.setattr(ref, 'doc_line', lambda doc: 'another line')
+    monkeypatch.setattr(ref, 'works', lambda known=ref.works(): [{**w, 'year': '1800'} for w in known])
+    assert [name for name,make in ref.pages.items() if ref.notebook(make(), name)!=made[name]]==['api', 'bibliography']
+
+def test_the_api_has_every_name_once():
+    "Each name of the face in one first table, each public definition in one second table."
+    text = '\n'.join(ref.prose(root/'nbs/api.ipynb'))
+    for n,m in ref.face().items(): assert len(re.findall(rf'^\| \[{n}\]\([^)]*\) \| ', text, re.M))==1, n
+    for m,p in ref.modules().items():
+        rows = re.findall(rf'^\| \[[^\]]*\]\({p.name}\) \| {re.escape(m)} \| (.*) \|$', text, re.M)
+        assert len(rows)==1 and re.findall(r'\[(\w+)\]', rows[0])==list(ref.definitions(m)), m
+
+def test_the_index_has_every_theorem():
+    labels = re.findall(r'^\| \*\*([A-NP-Z]\d+)\*\*', '\n'.join(ref.prose(root/'nbs/16_proved.ipynb')), re.M) # O: open questions
+    assert len(labels)>40 and sorted(re.findall(r'^\| \*\*(\w+)\*\*', '\n'.join(ref.prose(root/'nbs/theorems.ipynb')), re.M))==sorted(labels)
+
+no_link = {'α-ReQ', 'An Analysis of Single-Layer Networks', 'Inequalities', 'Exchangeable image file format', 'Tiny ImageNet', 'The Effective Rank',
+    'Improved deep metric learning'} # neither DOI nor arXiv number is known
+
+def test_every_reference_is_a_work_and_has_its_link():
+    "A reference names a work of .ci/works.txt, and links it if there is a link."
+    known = ref.works()
+    assert {w['title'] for w in known if not w['link']}=={w['title'] for w in known if w['title'].startswith(tuple(no_link))}
+    for p in ref.course:
+        for b in ref.references(p):
+            found, nobody = ref.cited(b, known)
+            assert found and not nobody, f'{p.name}: add to .ci/works.txt: {nobody or b}'
+            for w in found: assert w['link'] in b or '](http' in b, f"{p.name}: {w['title']}: {w['link']}"
+
+def test_every_work_is_cited():
+    text = '\n'.join(ref.prose(root/'nbs/bibliography.ipynb'))
+    assert [w['title'] for w in ref.works() if f"*{w['title']}*" not in text]==[]
+
+vocabulary = '''anchor, positive, negative, hardening function, tilted distribution, class collision, simplex ETF, Neural Collapse, Dimensional Collapse,
+unit ball, unit sphere, nearest class centre, linear probe, hardness, false negative, queue, mask, effective rank, gap, certificate, view'''
+
+def test_the_glossary_has_the_words_and_the_symbols():
+    text = '\n'.join(ref.prose(root/'nbs/glossary.ipynb'))
+    entries = re.findall(r'^- \*\*(.*?)\*\*: (.*)$', text, re.M)
+    for word in re.split(r',\s+', vocabulary): assert any(re.search(rf'\b{word}\b', e, re.I) for e,_ in entries), word
+    assert all('.ipynb' in d and len(re.split(r'[.;] ', d))<=2 for _,d in entries)
+    symbols = [s for row in re.findall(r'^\| (\$.*?) \|', '\n'.join(ref.prose(root/'nbs/00_notation.ipynb')), re.M) for s in re.findall(r'\\(psi|eta|beta|tau|mu)\b', row)]
+    assert symbols and all(f'\\{s}' in text for s in symbols)
+
+def test_recipes_are_short_and_run():
+    "A heading, some words, a program of at most twelve lines that is run whenever the pages are."
+    cells = ref.cells(root/'nbs/cookbook.ipynb')
+    at = [k for k,(kind,s) in enumerate(cells) if kind=='markdown' and s.startswith('## ')]
+    assert 10<=len(at)<=16
+    for k in at:
+        kind, s = cells[k+1]
+        assert kind=='code' and not s.startswith('#|') and len(s.strip().splitlines())<=12, cells[k][1]
+
+def test_an_answer_is_short_and_shows_its_proof():
+    for kind,s in ref.cells(root/'nbs/faq.ipynb'):
+        if kind=='markdown' and s.startswith('## '):
+            assert '.ipynb' in s and len(s.split('\n\n', 1)[1])<900, s.splitlines()[0]
