@@ -101,7 +101,7 @@ def _precision(a, c, g, o, look):
     reach = k*longest(a)*longest(c)/o.tau+abs(g.log_own)+(abs(g.log_in) if g.log_in>-math.inf else 0)
     if a.device.type=='mps': return torch.float32, reach>=60 # it has no float64
     steep = a.dtype==torch.float64 or o.tau_plus>0 or k>1 and not o.detach
-    return (torch.float64, reach>=600) if steep or reach>=60 else (torch.float32, False)
+    return (torch.float64, reach>=600) if steep or reach>16.2 else (torch.float32, False)
 
 def _direction(a, c, g, o, grad, look):
     "Mean loss of the rows a, whose positives are the first rows of c, and its slopes in a and in c."

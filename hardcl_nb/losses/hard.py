@@ -132,10 +132,12 @@ class HardNegativeRankingLoss(nn.Module):
         for x in embeddings: check_beside(x, embeddings[0], 'sentence_features', False)
         rows = [len(x) for x in embeddings]
         need(len(set(rows))==1, 'sentence_features', f'{rows} rows', 'columns of equal length')
-        if self.similarity_fct=='cos_sim': embeddings = [F.normalize(x.to(result_type(x)), dim=1) for x in embeddings]
+        kind, mps = result_type(embeddings[0]), embeddings[0].device.type=='mps' # which has no float64
+        unit = lambda x: F.normalize(x.to(torch.float32 if mps else torch.float64), dim=1)
+        if self.similarity_fct=='cos_sim': embeddings = [unit(x) for x in embeddings]
         negatives = torch.stack(list(embeddings[2:]), 1) if columns>2 else None
         options = {k: getattr(self, k) for k in _passed}
-        return ranking_loss(*embeddings[:2], negatives, tau=1/self.scale, sides=self.sides, **options)
+        return ranking_loss(*embeddings[:2], negatives, tau=1/self.scale, sides=self.sides, **options).to(kind)
 
     def get_config_dict(self):
         "What the library writes on a model card."
