@@ -3,6 +3,8 @@ from .losses.cross import CrossLoss as CrossLoss, cross_loss as cross_loss
 from .losses.distributed import DistributedLoss as DistributedLoss
 from .losses.estimators import SampledLoss as SampledLoss
 from .losses.general import GeneralLoss as GeneralLoss
+from .losses.hard import HardNegativeRankingLoss as HardNegativeRankingLoss
+from .losses.explicit import ranking_loss as ranking_loss
 from .losses.relatives import NTXent as NTXent, SupCon as SupCon
 from .losses.temperature import LearnedTau as LearnedTau
 from .measures.collapse import CollapseReport as CollapseReport, collapse_report as collapse_report

@@ -7,7 +7,7 @@ import ast, copy, functools, json, math, os, warnings
 from pathlib import Path
 import numpy as np, pytest, torch
 from torch.testing import assert_close
-from hardcl_nb import HSCL, SupCon, batches, collapse_report, load_dataset, make_encoder, train
+from hardcl_nb import HSCL, HardNegativeRankingLoss, SupCon, batches, collapse_report, load_dataset, make_encoder, train
 from hardcl_nb.checks import Refused
 from hardcl_nb.measures.collapse import report_metrics
 from hardcl_nb.tables import encoders
@@ -274,6 +274,50 @@ def test_sentences_without_a_pair_are_refused_in_one_line():
     model, texts, _ = sentences(p)
     inputs = model.preprocess(texts) if hasattr(model, 'preprocess') else model.tokenize(texts)
     with pytest.raises(Refused, match=r'^y: expected .*positive.*$'): p['HardSentences'](model)([inputs], torch.arange(12))
+
+RANKED = [dict(), dict(scale=50.), *(dict(hardness_mode=m, hardness_strength=h) for m in ('in_batch_negatives', 'hard_negatives', 'all_negatives')
+    for h in (5., 9.))]
+RANKED += [dict(directions=('query_to_doc', 'doc_to_query'), partition_mode='per_direction', **kw) for kw in RANKED[:3]]
+
+@slow('sentence_transformers')
+@pytest.mark.parametrize('kw', RANKED, ids=str)
+@pytest.mark.parametrize('negatives', range(3))
+def test_ranking_is_that_of_the_library(kw, negatives):
+    "Ours in single precision against the library's own class in double: value and gradient of every column, to a millionth."
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    g = torch.Generator().manual_seed(negatives)
+    xs = [torch.randn(200, 16, generator=g, dtype=torch.float64)+.5 for _ in range(2+negatives)]
+    out = []
+    for kind,dtype in ((MultipleNegativesRankingLoss, torch.float64), (HardNegativeRankingLoss, torch.float32)):
+        columns = [x.to(dtype).requires_grad_() for x in xs]
+        if kind is HardNegativeRankingLoss and kw.get('hardness_mode')=='hard_negatives' and not negatives:
+            with pytest.raises(Refused, match='^on: .*explicit'): kind(None, **kw).compute_loss_from_embeddings(columns, None)
+            return
+        loss = kind(None, **kw).compute_loss_from_embeddings(columns, None)
+        assert loss.dtype==dtype
+        out.append([loss, *torch.autograd.grad(loss, columns)])
+    for want,got in zip(*out, strict=True):
+        assert_close(got.double(), want, rtol=0, atol=1e-6*float(want.abs().max()))
+
+@slow('sentence_transformers', 'datasets')
+def test_the_trainer_ranks_in_its_place(tmp_path):
+    "The same run with the library's loss and with ours: the same weights; the model card has its settings."
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    p, weights = recipes('sentence-transformers'), []
+    kw = dict(hardness_mode='in_batch_negatives', hardness_strength=9.)
+    for kind in (MultipleNegativesRankingLoss, HardNegativeRankingLoss):
+        model, texts, _ = sentences(p)
+        data = p['Dataset'].from_dict(dict(anchor=texts, positive=texts[1:]+texts[:1], negative=texts[5:]+texts[:5]))
+        with p['quiet']():
+            args = p['SentenceTransformerTrainingArguments'](str(tmp_path), num_train_epochs=5, per_device_train_batch_size=6, learning_rate=.05,
+                use_cpu=True, report_to='none', save_strategy='no', seed=1)
+            loss, before = kind(model, **kw), [x.detach().clone() for x in model.parameters()]
+            p['SentenceTransformerTrainer'](model, args, train_dataset=data, loss=loss).train()
+            card = model.model_card_data.to_dict()
+        weights.append([x.detach().clone() for x in model.parameters()])
+    assert any(not torch.equal(a, b) for a,b in zip(before, weights[0]))
+    for a,b in zip(*weights, strict=True): assert_close(a, b, rtol=0, atol=1e-3)
+    assert 'HardNegativeRankingLoss' in str(card)
 
 # --- Hugging Face datasets and Trainer
 
