@@ -166,8 +166,7 @@ class _Board(Live):
         self.controls,self.seed,self.angle = _controls(settings), seed, .6
         self.play = W.Play(min=0, max=10**7, interval=40, show_repeat=False)
         self.buttons = [W.Button(description=t, layout=W.Layout(width='6em')) for t in ('Step', 'Restart')]
-        self.buttons[0].on_click(lambda _: self.step())
-        self.buttons[1].on_click(lambda _: self.restart())
+        self.buttons[0].on_click(lambda _: self.step()), self.buttons[1].on_click(lambda _: self.restart())
         self.play.observe(lambda _: self.step() if self.play.playing else None, 'value')
         *c, speed = self.controls.values()
         self.box.children = (row(*c), row(self.play, *self.buttons, speed), self.picture, self.line)
@@ -203,7 +202,6 @@ class Playground(_Board):
         self.free.step(*self.setting('speed'))
         self.angle += .025
         self.draw()
-
     def draw(self) -> None:
         "Picture and line."
         self.picture.value = self.scene.frame(self.free, self.angle)
@@ -247,7 +245,6 @@ def playground(
     """
     check_count(C, 'C', 2), check_count(per_class, 'per_class', 2), check_choice(d, 'd', (2, 3))
     check_choice(method, 'method', [k for _,k in _playable()]), check_choice(norm, 'norm', ('ball', 'sphere'))
-    beta, tau = check_number(beta, 'beta', 0), check_number(tau, 'tau', 0, strict=True)
-    check_choice(start, 'start', starts)
-    return Playground(dict(C=C, per_class=per_class, d=d, method=method, beta=beta, tau=tau, norm=norm, start=start,
+    check_number(beta, 'beta', 0), check_number(tau, 'tau', 0, strict=True), check_choice(start, 'start', starts)
+    return Playground(dict(C=C, per_class=per_class, d=d, method=method, beta=float(beta), tau=float(tau), norm=norm, start=start,
         speed=2), seed)

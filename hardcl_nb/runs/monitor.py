@@ -73,7 +73,7 @@ class _Watch(Live):
         self.steps,self.budget,self.step,self.over = steps, budget or Budget(), 0, False
         self.records:list[dict] = []
         self.seconds = math.nan # that a step takes
-        self.button = W.Button(description='Stop', button_style='danger', layout=W.Layout(width='6em'))
+        self.button = W.Button(description='Stop', button_style='danger')
         self.button.on_click(lambda _: self.ask())
         self.bar = W.IntProgress(max=steps or 1, layout=W.Layout(width='20em'))
         self.box.children = (row(self.button, self.bar), self.picture, self.line)
@@ -81,12 +81,10 @@ class _Watch(Live):
         self.budget.begin()
 
     def ask(self): raise NotImplementedError
-
     def draw(self):
         with self.budget.drawing():
             self.picture.value, self.bar.value = picture(self.records), self.step
             self.say(story(self.records, self.step, self.steps, self.seconds))
-
     def end(self, text, bad=False):
         self.over = self.button.disabled = True
         self.draw()
@@ -97,9 +95,8 @@ class Monitor(_Watch):
     "What a loop says, as it says it. Made by `monitor`."
     def __init__(self, record:Callable|None=None, steps:int|None=None, budget:Budget|None=None):
         super().__init__(steps, budget)
-        self.record,self.first,self.asked = record, None, False
-        self.thread:threading.Thread|None = None
-        self.error:BaseException|None = None
+        none:Any = None
+        self.record,self.asked,self.first,self.thread,self.error = record, False, none, none, none
 
     def add(self, rec:dict) -> None:
         "Take a record; what is said twice of a step is put together."
@@ -178,9 +175,8 @@ def end_run(
     lock, going = Path(out)/'.lock', 'a folder where a run is going on'
     try: pid, host = (lock.read_text(encoding='utf-8').split()+['0', ''])[:2]
     except FileNotFoundError: need(False, 'out', f'{out}, where none is', going)
-    here = platform.node()
     need(pid!='0', 'out', f'{out}, whose lock names no process', going)
-    need(host==here, 'out', f'{out}, where one goes on on {host}', f'a run on this machine, {here}')
+    need(host==platform.node(), 'out', f'{out}, where one goes on on {host}', f'a run on this machine, {platform.node()}')
     need(int(pid)!=os.getpid(), 'out', f'{out}, a run of this process', 'one of another: interrupt the kernel instead')
     need(_holds(int(pid), lock), 'out', f'{out}, which process {pid} has left', going)
     os.kill(int(pid), signal.SIGTERM)
@@ -208,7 +204,6 @@ class FolderMonitor(_Watch):
 
     def _keep(self, every):
         while not self.over and not self.quit.wait(every): self.poll(self.budget.allows())
-
     def poll(self, draw:bool=True) -> None:
         "Look once; draw what is new, if that is wanted."
         try: cfg, recs = _read(self.out)
@@ -249,8 +244,7 @@ def monitor(
     """
     if steps is not None: check_count(steps, 'steps')
     if what is None or callable(what): return Monitor(what, steps)
-    expected = 'a recorder, or the folder of a run'
-    need(isinstance(what, (str, Path)), 'what', type(what).__name__, expected, TypeError)
-    need((Path(what)/'config.json').is_file(), 'what', f'{what}, which has no config.json', expected)
+    need(isinstance(what, (str, Path)), 'what', type(what).__name__, 'a recorder, or the folder of a run', TypeError)
+    need((Path(what)/'config.json').is_file(), 'what', f'{what}, which has no config.json', 'a recorder, or the folder of a run')
     need(steps is None, 'steps', steps, 'None for a folder, which knows its steps')
     return FolderMonitor(what)
