@@ -61,8 +61,10 @@ def _pixels(canvas):
     high, wide, _ = rgb.shape
     lines = np.zeros((high, 1+3*wide), np.uint8)
     lines[:,1:] = rgb.reshape(high, -1)
-    parts = (b'IHDR', struct.pack('>IIBBBBB', wide, high, 8, 2, 0, 0, 0)), (b'IDAT', zlib.compress(lines, 1)), (b'IEND', b'')
-    return b'\x89PNG\r\n\x1a\n'+b''.join(struct.pack('>I', len(v))+k+v+struct.pack('>I', zlib.crc32(k+v)) for k,v in parts)
+    head, body = struct.pack('>IIBBBBB', wide, high, 8, 2, 0, 0, 0), zlib.compress(lines, 1)
+    parts = [(b'IHDR', head), (b'IDAT', body), (b'IEND', b'')]
+    chunks = (struct.pack('>I', len(v))+k+v+struct.pack('>I', zlib.crc32(k+v)) for k,v in parts)
+    return b'\x89PNG\r\n\x1a\n'+b''.join(chunks)
 
 def row(*widgets:W.Widget) -> W.HBox: # Side by side; below each other where the page is narrow
     "Widgets in a row."

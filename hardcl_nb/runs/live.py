@@ -246,5 +246,5 @@ def playground(
     check_count(C, 'C', 2), check_count(per_class, 'per_class', 2), check_choice(d, 'd', (2, 3))
     check_choice(method, 'method', [k for _,k in _playable()]), check_choice(norm, 'norm', ('ball', 'sphere'))
     check_number(beta, 'beta', 0), check_number(tau, 'tau', 0, strict=True), check_choice(start, 'start', starts)
-    return Playground(dict(C=C, per_class=per_class, d=d, method=method, beta=float(beta), tau=float(tau), norm=norm, start=start,
-        speed=2), seed)
+    return Playground(dict(C=C, per_class=per_class, d=d, method=method, beta=float(beta), tau=float(tau),
+        norm=norm, start=start, speed=2), seed)

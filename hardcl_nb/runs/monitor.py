@@ -33,7 +33,7 @@ def picture(
         _line(loss, steps, [r['loss'] for r in recs], 'loss')
         _line(loss, steps, [r['loss']-r.get('gap', math.nan) for r in recs], 'bound', color='k', ls='--', marker='')
         for k,name in defects.items(): _line(nc, steps, [r.get(k, math.nan) for r in recs], name)
-        last = next((r['singular_values'] for r in reversed(recs) if r.get('singular_values')), [])
+        last:list = next((r['singular_values'] for r in reversed(recs) if r.get('singular_values')), [])
         _line(lam, range(1, len(last)+1), last, 'class means')
         loss.set(title='loss, and its bound (dashed)', xlabel='step')
         nc.set(title='defects of Neural Collapse', xlabel='step', yscale='log')
@@ -54,7 +54,7 @@ def story(
     seconds:float=math.nan      # Seconds that a step takes
 ) -> str: # One line
     "Where a run is: step, loss above its bound, speed, time left."
-    rec = next((r for r in reversed(records) if 'loss' in r), {})
+    rec:dict = next((r for r in reversed(records) if 'loss' in r), {})
     said = [f'Step {step}'+(f' of {steps}' if steps else '')]
     if 'loss' in rec:
         gap = rec.get('gap', math.nan)
@@ -74,13 +74,12 @@ class _Watch(Live):
         self.records:list[dict] = []
         self.seconds = math.nan # that a step takes
         self.button = W.Button(description='Stop', button_style='danger')
-        self.button.on_click(lambda _: self.ask())
+        self.button.on_click(lambda _: self.ask()) # type: ignore[attr-defined]
         self.bar = W.IntProgress(max=steps or 1, layout=W.Layout(width='20em'))
         self.box.children = (row(self.button, self.bar), self.picture, self.line)
         self.draw() # from here on it is known what a frame costs
         self.budget.begin()
 
-    def ask(self): raise NotImplementedError
     def draw(self):
         with self.budget.drawing():
             self.picture.value, self.bar.value = picture(self.records), self.step
@@ -176,7 +175,7 @@ def end_run(
     try: pid, host = (lock.read_text(encoding='utf-8').split()+['0', ''])[:2]
     except FileNotFoundError: need(False, 'out', f'{out}, where none is', going)
     need(pid!='0', 'out', f'{out}, whose lock names no process', going)
-    need(host==platform.node(), 'out', f'{out}, where one goes on on {host}', f'a run on this machine, {platform.node()}')
+    need(host==platform.node(), 'out', f'{out}, with a run on {host}', f'a run on this machine, {platform.node()}')
     need(int(pid)!=os.getpid(), 'out', f'{out}, a run of this process', 'one of another: interrupt the kernel instead')
     need(_holds(int(pid), lock), 'out', f'{out}, which process {pid} has left', going)
     os.kill(int(pid), signal.SIGTERM)
@@ -245,6 +244,7 @@ def monitor(
     if steps is not None: check_count(steps, 'steps')
     if what is None or callable(what): return Monitor(what, steps)
     need(isinstance(what, (str, Path)), 'what', type(what).__name__, 'a recorder, or the folder of a run', TypeError)
-    need((Path(what)/'config.json').is_file(), 'what', f'{what}, which has no config.json', 'a recorder, or the folder of a run')
+    there = (Path(what)/'config.json').is_file()
+    need(there, 'what', f'{what}, which has no config.json', 'a recorder, or the folder of a run')
     need(steps is None, 'steps', steps, 'None for a folder, which knows its steps')
     return FolderMonitor(what)

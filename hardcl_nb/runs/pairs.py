@@ -61,7 +61,8 @@ def _pair_figure(e, a, b):
         _cosine_map(left, ax, e.map, e.names)
         ax.grid(False)
         i, j = shown.get(a), shown.get(b)
-        if i is not None and j is not None: ax.plot([i, j], [j, i], 's', mfc='none', mec='k', mew=2, ms=max(8, 190/len(shown)))
+        wide = max(8, 190/len(shown))
+        if i is not None and j is not None: ax.plot([i, j], [j, i], 's', mfc='none', mec='k', mew=2, ms=wide)
         up, down = right.subfigures(2, 1, height_ratios=(1, 1.1)) if e.images is not None else (right, None)
         _histograms(up.subplots(), e, a, b)
         if down: _thumbnails(down, e, a, b)
@@ -70,10 +71,12 @@ def _pair_figure(e, a, b):
 def _histograms(ax, e, a, b):
     "The cosines within both classes and between them, as shares."
     edges, rows = np.linspace(-1, 1, 41), {c: e.u[e.y==c] for c in (a, b)}
-    counts = {f'within {e.name(a)}': (rows[a], None), f'within {e.name(b)}': (rows[b], None), 'between': (rows[a], rows[b])}
+    counts = {f'within {e.name(a)}': (rows[a], None), f'within {e.name(b)}': (rows[b], None),
+        'between': (rows[a], rows[b])}
     for (label,uv),colour,fill in zip(counts.items(), ('#4269d0', '#2f8f46', '#d9502f'), (False, False, True)):
         n = pair_similarities(*uv)
-        ax.stairs((n/n.sum().clamp_min(1)).numpy(), edges, label=label, color=colour, fill=fill, alpha=.45 if fill else 1, lw=1.8)
+        share, look = (n/n.sum().clamp_min(1)).numpy(), dict(fill=fill, alpha=.45 if fill else 1, lw=1.8)
+        ax.stairs(share, edges, label=label, color=colour, **look)
     ax.set(xlabel='cosine of two rows', ylabel='share of pairs')
     ax.legend(loc='upper left')
 
