@@ -12,6 +12,9 @@ from .measures.meter import CollapseMeter as CollapseMeter
 from .runs.config import RunConfig as RunConfig
 from .runs.diagnose import diagnose as diagnose
 from .runs.folder import run as run
+from .runs.live import playground as playground
+from .runs.monitor import monitor as monitor
+from .runs.pairs import explore as explore
 from .theory.bounds import scl_bound as scl_bound, ucl_bound as ucl_bound
 from .theory.certificate import certificate as certificate
 from .theory.etf import simplex_etf as simplex_etf

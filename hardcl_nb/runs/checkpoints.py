@@ -7,7 +7,7 @@ __all__ = ['checkpoint_format', 'naming', 'replacing', 'write_text', 'alone', 's
            'read_checkpoint']
 
 # %% ../../nbs/59_checkpoints.ipynb #aedacd73
-import hashlib, json, os, warnings
+import hashlib, json, os, platform, warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,7 +76,10 @@ def _lock(out):
     try:
         import fcntl
         fcntl.flock(fd, fcntl.LOCK_EX|fcntl.LOCK_NB)
-        if os.fstat(fd).st_nlink: return fd
+        if os.fstat(fd).st_nlink:
+            os.ftruncate(fd, 0)
+            os.write(fd, f'{os.getpid()} {platform.node()}\n'.encode()) # whose it is
+            return fd
     except BlockingIOError: pass
     except (ImportError, OSError) as e:
         warnings.warn(f'out: no lock can be had in {out} ({e}); make sure that no other process writes there')
