@@ -222,7 +222,7 @@ def _diagnosed(files, how):
 def hardcl_diagnose(
     args:Sequence[str]|None=None # Words of the command line; those of the shell if None
 ) -> None:
-    "Say what the embeddings in FILE, or FILES side by side, have lost: collapse, hardest classes. No code in them is run."
+    "Say what the embeddings in FILE (or FILES, side by side) have lost: collapse, hardest classes. No code is run."
     with one_line_errors('hardcl_diagnose'):
         words, files = _words([str(w) for w in (sys.argv[1:] if args is None else args)])
         how = DiagnoseOptions(**read_args('hardcl_diagnose', hardcl_diagnose.__doc__, (DiagnoseOptions,), words))

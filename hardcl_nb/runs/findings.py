@@ -207,7 +207,8 @@ ranges:dict[str, str] = dict(num_samples='≥ 2', dim='≥ 1', num_classes='≥ 
 course:str = 'https://hardcl.github.io/hardcl_nb' # where the pages are
 
 _pages = dict(spectrum='num_alive effective_rank stable_rank rankme alpha_req uniformity alignment lidar',
-    collapse='zero_sum unit_norm equal_inner_max within_class nc1 nc2_norm nc2_angle etf_distance', centres='centre_acc')
+    collapse='zero_sum unit_norm equal_inner_max within_class nc1 nc2_norm nc2_angle etf_distance',
+    centres='centre_acc')
 _page_of = {k: page for page,names in _pages.items() for k in names.split()}
 
 def page_of(
