@@ -65,7 +65,7 @@ def advice(
         what = 'Look at the training: is the learning rate too high, does the loss have negatives?'
         return (Advice(what, f'spread {f.spread:.2g}', f'{course}/loop.html'),)
     rules = ((_on_samples, 'findings'), (_on_rank, 'dimensional'), (_on_shape, 'etf'))
-    return tuple(Advice(*said, f'{course}/{page}.html') for rule,page in rules for said in rule(f))
+    return tuple(Advice(what, why, f'{course}/{page}.html') for rule,page in rules for what,why in rule(f))
 
 def _on_samples(f):
     "Advice on what was measured, rather than on what was found."
