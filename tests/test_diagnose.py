@@ -140,7 +140,7 @@ def test_files_are_overwritten_only_if_asked(tmp_path):
     assert 'num_classes' in (tmp_path/'diagnosis.txt').read_text() and (tmp_path/'report.html').read_text()=='mine'
     assert not [p for p in tmp_path.iterdir() if not p.name.startswith(('diagnosis', 'report'))]
 
-@pytest.mark.parametrize('words, says', [((), 'file: expected a file of embeddings'), (('a.npy', 'a.npy'), 'file: expected each file once, got a.npy twice'), (('a.npy', 'b.npy'), 'a.npy: file: expected a file, got a.npy, which does not exist'), (('a.npy', '--top'), 'top'), (('a.npy', '--out', ''), 'out: expected the name of a folder')])
+@pytest.mark.parametrize('words, says', [((), 'file: expected a file of embeddings'), (('a.npy', 'a.npy'), 'file: expected each file once, got a.npy twice'), (('a.npy', 'b.npy'), 'a.npy: file: expected a file, got a.npy, which does not exist'), (('a.npy', '--top'), 'top'), (('a.npy', '--out', ''), 'out: expected the name of a folder'), (('a.npy', '--out', '  '), 'out: expected the name of a folder')])
 def test_words_that_make_no_command(capsys, words, says):
     with pytest.raises(SystemExit) as e: hardcl_diagnose(words)
     out,err = capsys.readouterr()

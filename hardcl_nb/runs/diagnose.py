@@ -178,7 +178,7 @@ def write_diagnosis(
 # %% ../../nbs/68_diagnose.ipynb #a20dc527
 def _check_out(out:str|Path, overwrite:bool) -> Path:
     "Refuse a folder that cannot be used."
-    need(str(out)!='', 'out', repr(out), 'the name of a folder')
+    need(bool(str(out).strip()), 'out', repr(out), 'the name of a folder')
     out = Path(out)
     need(not out.exists() or out.is_dir(), 'out', f'{out}, a file', 'a folder')
     there = (out/'diagnosis.json').exists()
