@@ -140,7 +140,7 @@ def test_files_are_overwritten_only_if_asked(tmp_path):
     assert 'num_classes' in (tmp_path/'diagnosis.txt').read_text() and (tmp_path/'report.html').read_text()=='mine'
     assert not [p for p in tmp_path.iterdir() if not p.name.startswith(('diagnosis', 'report'))]
 
-@pytest.mark.parametrize('words, says', [((), 'file: expected a file of embeddings'), (('a.npy', 'b.npy'), 'file: expected one file, got a.npy and b.npy'), (('a.npy', '--top'), 'top'), (('a.npy', '--out', ''), 'out: expected the name of a folder')])
+@pytest.mark.parametrize('words, says', [((), 'file: expected a file of embeddings'), (('a.npy', 'a.npy'), 'file: expected each file once, got a.npy twice'), (('a.npy', 'b.npy'), 'a.npy: file: expected a file, got a.npy, which does not exist'), (('a.npy', '--top'), 'top'), (('a.npy', '--out', ''), 'out: expected the name of a folder'), (('a.npy', '--out', '  '), 'out: expected the name of a folder')])
 def test_words_that_make_no_command(capsys, words, says):
     with pytest.raises(SystemExit) as e: hardcl_diagnose(words)
     out,err = capsys.readouterr()
@@ -257,3 +257,17 @@ def test_callback_is_silent_in_the_sanity_check_where_classes_are_missing(callba
     few = [(z[y<2], y[y<2])]
     assert drive(callback, few, sanity=True)=={}
     with pytest.raises(ValueError, match='no sample of class 2, 3'): drive(callback, few)
+
+@settings(max_examples=30, deadline=None)
+@given(seeds, st.sampled_from([0., .1, 3.]))
+def test_numbers_lie_in_the_ranges_that_a_report_names(seed, spread):
+    from hardcl_nb.runs.findings import ranges
+    z,y,_ = clouds(seed, d=12, spread=spread)
+    dx = diagnose(z, y)
+    known = dict(n=len(z), d=12, C=len(y.unique()), min=min)
+    for k,text in ranges.items():
+        v = getattr(dx, k, None) if hasattr(dx, k) else getattr(dx.collapse, k)
+        if not isinstance(v, (int, float)) or text=='any': continue
+        low,_,high = text.removeprefix('≥ ').partition(' … ')
+        top = eval(high.replace('√(C-1)', '(C-1)**.5'), known) if high else float('inf')
+        assert float(low)-1e-6<=v<=top*(1+1e-5)+1e-6, (k, v, text)

@@ -1,12 +1,15 @@
 "Properties of the sampled loss, its exact expectation and its error; debiasing; bad input."
-import itertools, math
+import itertools, math, subprocess, sys
+from pathlib import Path
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch.testing import assert_close
 from hardcl_nb.losses.estimators import (SampledLoss, debiased_mean, finite_k_loss, gradient_weights, sampled_loss,
     sampling_error)
 from hardcl_nb.losses.contrastive import contrastive_loss
+from hardcl_nb.losses.general import GeneralLoss
 from hardcl_nb.theory.etf import simplex_etf
+from hardcl_nb.theory.hardening import Exponential
 
 few = settings(max_examples=20, deadline=None)
 seeds, betas, bools, qs = st.integers(0, 10**6), st.floats(0, 10), st.booleans(), st.sampled_from([.2, 1., 5., 'sum'])
@@ -198,6 +201,30 @@ def test_inside_a_compiled_function():
     torch.manual_seed(0); u = f(a)
     torch.manual_seed(0); v = torch.compile(f, backend='aot_eager')(b)
     assert_close(u, v); assert_close(torch.autograd.grad(u, a), torch.autograd.grad(v, b))
+
+@pytest.mark.parametrize('loss, op', [(SampledLoss(5., k=3), 'cumsum'), (GeneralLoss(eta=Exponential(2.)), 'softmax')], ids=['sampled', 'general'])
+def test_what_depends_on_labels_is_in_no_compiled_graph(loss, op):
+    "The graph breaks before the loss, which runs as it is; what stands before it and after it is compiled."
+    seen = []
+    def backend(graph, inputs):
+        seen.extend(n.target if isinstance(n.target, str) else n.target.__name__ for n in graph.graph.nodes)
+        return graph.forward
+    torch._dynamo.reset()
+    z,y = torch.randn(30, 4, generator=rng(), requires_grad=True), torch.arange(30)%5
+    torch.compile(lambda z: loss(torch.sin(z), y)+z.cos().sum(), backend=backend)(z).backward()
+    assert {'sin', 'cos'}<={*seen} and op not in seen and z.grad.isfinite().all()
+
+def test_importing_and_using_them_loads_no_compiler():
+    "Nor does a step; a compiler is loaded by whoever compiles."
+    code = """
+import sys, torch
+from hardcl_nb.losses.estimators import SampledLoss
+from hardcl_nb.losses.general import GeneralLoss
+z = torch.randn(20, 8, requires_grad=True)
+for loss in (SampledLoss(5., k=3), GeneralLoss()): loss(z, torch.arange(20)%4).backward()
+print('torch._dynamo' in sys.modules)"""
+    o = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert (o.returncode, o.stdout.strip())==(0, 'False'), o.stdout+o.stderr[-2000:]
 
 def test_transforms_are_refused():
     "A gradient that is formed on the way forward cannot follow torch.func, nor forward differentiation."

@@ -7,7 +7,7 @@ __all__ = ['pools', 'similarities', 'log_tilt', 'sampled_loss', 'SampledLoss', '
            'gradient_weights']
 
 # %% ../../nbs/21_estimators.ipynb #750d3654
-import math
+import math, sys
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
@@ -47,8 +47,7 @@ def _draw(w, size, generator=None):
     cdf = w.cumsum(1, dtype=kind)
     u = torch.rand(len(w), size, dtype=kind, device=w.device, generator=generator).mul_(cdf[:,-1:])
     step = 2**max(0, (n-1).bit_length()-1)
-    cdf = cdf.masked_fill(cdf==cdf[:,-1:], math.inf) # u may be rounded up to the total
-    cdf = F.pad(cdf, (0, 2*step-n), value=math.inf)
+    cdf = F.pad(cdf.masked_fill(cdf==cdf[:,-1:], math.inf), (0, 2*step-n), value=math.inf) # u may round up to its top
     at = (cdf[:,step-1:step]<=u).long().mul_(step)
     while step := step//2: at.add_(cdf[:,step-1:].gather(1, at)<=u, alpha=step)
     return at
@@ -82,7 +81,9 @@ def _by_blocks(z, y, rate, blocks, k, o, generator, grad):
         if grad: slope.addmm_(G.T, z[rows]/o.tau).index_add_(0, rows, G@x)
     return total, slope
 
-_formed = torch.compiler.disable(formed) # how many draws depends on the labels, which a compiled graph does not see
+def _formed(*args, **named): # how many draws depends on the labels, which a compiled graph does not see
+    "`formed`, unseen by a compiler, if there is one: to hide from it by `torch.compiler.disable` alone would load it."
+    return (torch.compiler.disable(formed) if 'torch._dynamo' in sys.modules else formed)(*args, **named)
 
 # %% ../../nbs/21_estimators.ipynb #76ceb105
 def _checked(z, y, supervised, weight=None, generator=None):
@@ -109,8 +110,7 @@ def sampled_loss(
     check_alone(z, 'sampled_loss')
     o, k = LossOptions(beta, supervised, True, alpha, q, tau).check(), check_count(k, 'k')
     b, m = _checked(z, y, supervised, weight, generator)
-    rows = m.argsort(stable=True)[int((m==0).sum()):]
-    most = 2**17 if z.device.type=='cpu' else 2**22
+    rows, most = m.argsort(stable=True)[int((m==0).sum()):], 2**17 if z.device.type=='cpu' else 2**22
     chunk = max(1, most//max(len(z), k*int(m.max()))) if chunk is None else min(check_count(chunk, 'chunk'), len(z))
     blocks, rate = rows.split(chunk), b.w/b.w.sum()
     def run(z, slope, wanted): return _by_blocks(z, b.y, rate, blocks, k, o, generator, wanted[0])

@@ -6,7 +6,7 @@
 __all__ = ['general_loss', 'GeneralLoss']
 
 # %% ../../nbs/27_general.ipynb #7b888e99
-import math
+import math, sys
 from collections.abc import Callable
 import torch
 from torch import nn, Tensor
@@ -143,7 +143,9 @@ def _general(b, form, eta, o, chunk, look):
     if b.mean: return loss
     return (loss*b.w if b.weighted else loss).masked_fill(b.size==1, math.nan)
 
-_formed = torch.compiler.disable(formed) # which panels there are depends on the labels
+def _formed(*args, **named): # which panels there are depends on the labels
+    "`formed`, unseen by a compiler, if there is one: to hide from it by `torch.compiler.disable` alone would load it."
+    return (torch.compiler.disable(formed) if 'torch._dynamo' in sys.modules else formed)(*args, **named)
 
 # %% ../../nbs/27_general.ipynb #bb65455c
 def general_loss(

@@ -79,12 +79,14 @@ def _double(x): return x.to(double_device(x)).double()
 def row_chunks(
     z:Tensor,    # From `as_rows`, (n, d)
     width:int=0, # Columns that a chunk must have room for, if more than d
+    unit:bool=False, # Scale rows to length 1? Rows of zeros stay
     tick:Callable[[int], object]|None=None # Called with the number of rows after each chunk
 ) -> Iterator[tuple[slice, Tensor]]: # Where the chunk lies, and its rows in float64, (k, d)
     "The rows in chunks of float64, 32 MB at most."
     step = _step(max(z.shape[1], width))
     for i in range(0, len(z), step):
         part = _double(z[i:i+step])
+        if unit: part = torch.where((r := part.norm(dim=1, keepdim=True))>0, part/r, 0.)
         yield slice(i, i+len(part)), part
         if tick is not None: tick(len(part))
 

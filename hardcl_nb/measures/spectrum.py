@@ -49,6 +49,7 @@ def class_stats(
     num_classes:int|None=None, # Number of classes that must occur; any if None
     *,
     scatter:bool=True,   # The (d, d) scatter too? Else it is left empty, (0, 0)
+    unit:bool=False,     # Of rows scaled to length 1?
     tick:Callable[[int], object]|None=None # Called with the number of rows after each chunk, twice for each row
 ) -> ClassStats: # In float64, on the device of `z`
     "Counts, means, variances and scatter of the classes that occur in `y`, in two passes over chunks of rows."
@@ -58,10 +59,10 @@ def class_stats(
     if num_classes is not None: _all_present(classes, check_count(num_classes, 'num_classes'))
     C,d = len(classes),z.shape[1]
     mu,v,dist = (torch.zeros(C, *s, dtype=torch.float64, device=y.device) for s in ((d,), (), ()))
-    for at,part in row_chunks(z, tick=tick): mu.index_add_(0, inv[at], part)
+    for at,part in row_chunks(z, unit=unit, tick=tick): mu.index_add_(0, inv[at], part)
     mu /= counts[:,None]
     S = mu.new_zeros((d, d) if scatter else (0, 0))
-    for at,part in row_chunks(z, tick=tick):
+    for at,part in row_chunks(z, unit=unit, tick=tick):
         far = part-mu[inv[at]]
         v.index_add_(0, inv[at], far.square().sum(1)), dist.index_add_(0, inv[at], far.norm(dim=1))
         if scatter: S += far.T@far
@@ -88,20 +89,21 @@ def class_means(
 # %% ../../nbs/40_spectrum.ipynb #b2345a02
 def spectrum(
     x:Tensor|np.ndarray, # Rows: embeddings (n, d) or class means (C, d)
-    center:bool=True     # Subtract the mean row first? Else the second moment instead of the covariance
+    center:bool=True,    # Subtract the mean row first? Else the second moment instead of the covariance
+    tick:Callable[[int], object]|None=None # Called with the number of rows after each chunk of n > d, in both passes
 ) -> Tensor: # Eigenvalues, largest first, (min(n-1, d),), or (min(n, d),) if not centred; float64
     "Eigenvalues of the covariance of the rows; those below 1e-13 of the mean squared length are 0."
     x = as_rows(x, 'x')
     n,d = x.shape
     zero:Any = 0. # where sums of tensors begin
-    gram, scale, mean = zero, zero, _mean(x) if center and n>d else 0.
-    for _,part in row_chunks(x if n>d else x.T):
+    gram, scale, mean = zero, zero, _mean(x, tick) if center and n>d else 0.
+    for _,part in row_chunks(x if n>d else x.T, tick=tick if n>d else None):
         m = part-mean if n>d else part-part.mean(1, keepdim=True) if center else part
         gram += m.T@m
         scale += part.square().sum()/n
     return eigenvalues(gram/n, scale)[:min(n-int(center), d)]
 
-def _mean(x): return sum(part.sum(0) for _,part in row_chunks(x))/len(x)
+def _mean(x, tick=None): return sum(part.sum(0) for _,part in row_chunks(x, tick=tick))/len(x)
 
 # %% ../../nbs/40_spectrum.ipynb #3e84776b
 def eigenvalues(

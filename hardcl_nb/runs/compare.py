@@ -201,7 +201,7 @@ def _check_folder(how):
     out = Path(how.out)
     for k in ('workers', 'threads'): check_count(getattr(how, k), k, 0)
     need(not (how.resume and how.overwrite), 'resume', 'both', 'one of resume and overwrite')
-    need(how.out!='', 'out', repr(how.out), 'the name of a folder')
+    need(bool(how.out.strip()), 'out', repr(how.out), 'the name of a folder')
     need(not out.exists() or out.is_dir(), 'out', f'{out}, a file', 'a folder')
     there = [f for f in ('runs', 'config.json', 'metrics.csv', 'spectra.csv', 'report.html') if (out/f).exists()]
     holds = f"{out}, which already holds {', '.join(there)}"

@@ -102,7 +102,7 @@ def _floats(v, arg):
     need(not isinstance(v, str), arg, v, want)
     if isinstance(v, np.ndarray):
         need(v.dtype.kind=='f' and v.dtype.itemsize<=8, arg, f'dtype {v.dtype}', want)
-        return torch.from_numpy(v.astype(v.dtype.newbyteorder('=')))
+        return torch.from_numpy(v.astype(v.dtype.newbyteorder('='), copy=not v.flags.writeable))
     _check_dense(v, arg)
     need(v.is_floating_point(), arg, f'dtype {v.dtype}', want)
     return v.detach()

@@ -120,7 +120,7 @@ def run(
     >>> [row['step'] for row in rows]
     [0, 1, 2]
     """
-    need(str(out)!='', 'out', repr(out), 'the name of a folder')
+    need(bool(str(out).strip()), 'out', repr(out), 'the name of a folder')
     out, writer = Path(out), _writer() if tensorboard else None
     with processes(cfg.device) as device, alone(out):
         r = _assemble(cfg, out, device, resume, overwrite)

@@ -6,15 +6,18 @@
 __all__ = ['nc_limits', 'table_cols', 'reaches_nc', 'columns_of', 'table', 'text_table', 'findings', 'write_report']
 
 # %% ../../nbs/64_report.ipynb #6785a632
-import csv, io, math, shutil, sys
+import csv, io, math, shutil
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import fields
 from html import escape
 from pathlib import Path
 import numpy as np
 from IPython.display import HTML
 from matplotlib.figure import Figure
+from ..checks import check_count
 from ..figures import embed_figure, html_page, html_table
+from ..measures.collapse import CollapseReport
 from ..measures.curves import axes_of, figure_rows, final_rows, group_name, groups
 from .checkpoints import replacing, write_text
 from .config import kinds, places
@@ -37,7 +40,8 @@ def columns_of(
     rows:Sequence[dict] # Rows of metrics files
 ) -> dict[str, str]: # Column -> heading
     "What a table shows: the columns of `table_cols`, and those of metrics that do not come with the package."
-    known = {*kinds, *table_cols, *(k for k,e in metrics.items() if e.target is None), 'step', 'epoch'}
+    ours = {*(k for k,e in metrics.items() if e.target is None), *(f.name for f in fields(CollapseReport))}
+    known = {*kinds, *table_cols, *ours, 'step', 'epoch'}
     return {**table_cols, **{k: metrics[k].label if k in metrics else k for k in rows[0] if k not in known}}
 
 # %% ../../nbs/64_report.ipynb #216f0f7a
@@ -68,22 +72,24 @@ def _mean_std(vals, digits):
 def text_table(
     rows:Sequence[dict],           # Rows of metrics files
     keys:Sequence[str]|None=None,  # Columns to show, of `columns_of`; all if None
-    width:int|None=None            # Letters in a line; if None, those of the terminal, or any number in a file
+    width:int|None=None            # Letters in a line; if None, those of the terminal or of COLUMNS, else 120
 ) -> str: # Lines of equal length, and one that says what did not fit
     "The table for a terminal."
     head,lines = table(rows, keys)
-    if width is None and sys.stdout.isatty(): width = shutil.get_terminal_size().columns
-    sizes, most = [max(map(len, c)) for c in zip(head, *lines)], math.inf if width is None else width
-    shown = _fitting(head, sizes, head.index('seeds')+1, most)
+    sizes = [max(map(len, c)) for c in zip(head, *lines)]
+    most = shutil.get_terminal_size((120, 24)).columns if width is None else check_count(width, 'width')
+    shown = _fitting(head, lines, sizes, most)
     def line(cells): return '  '.join(cells[i].ljust(sizes[i]) if i<3 else cells[i].rjust(sizes[i]) for i in shown)
     rest = len(head)-len(shown)
     return '\n'.join([*map(line, [head, *lines]), *([f'({rest} more columns in metrics.csv)'] if rest else [])])
 
 _telling = ('NC', 'test acc', 'eff. rank', 'gap', 'zero-sum', 'equal-inner', 'unit-norm', 'val acc', 'loss')
 
-def _fitting(head, sizes, first, most):
-    "Indices of the columns that fit: the first ones, then the most telling."
-    shown = list(range(first))
+def _fitting(head, lines, sizes, most):
+    "Indices of the columns that fit: what tells the lines apart, what they share, then the most telling numbers."
+    first = head.index('seeds')+1
+    shown = [i for i in range(first) if head[i]=='method' or len({l[i] for l in lines})>1]
+    if sum(sizes[i]+2 for i in range(first))-2<=most: shown = list(range(first))
     place = {h: i for i,h in enumerate(_telling)}
     for i in sorted(range(first, len(head)), key=lambda i: place.get(head[i], len(place))):
         if sum(sizes[j]+2 for j in [*shown, i])-2<=most: shown.append(i)
