@@ -37,7 +37,7 @@ def _beta(C, supervised):
     "The hardness."
     if supervised and C<=10:
         seen = 'digits: 9.0 of 9 directions at any beta from 0 to 30'
-        return Rule('beta', 2., 'measured' if C==10 else 'guess', seen, '72_choosing')
+        return Rule('beta', 2., 'measured' if C==10 else 'guess', seen, '79_choosing')
     if supervised:
         seen = 'CIFAR-100: test accuracy .11 at beta = 0, .33 at 5, .35 at 10'
         return Rule('beta', 5., 'measured' if C==100 else 'guess', seen, '70_cifar100')
@@ -57,7 +57,7 @@ def _batch(C, n):
     else: basis, said = 'proved', 'as you said: '
     lonely = _lonely(n, C)
     why = f'{said}{lonely:.1%} of the rows of a random batch have no positive'
-    yield Rule('batch_size', n, basis, why, '72_choosing')
+    yield Rule('batch_size', n, basis, why, '79_choosing')
     m = next((m for m in (4, 3, 5, 6, 2, 7, 8) if n%m==0 and 2<=n//m<=C), None) if lonely>.01 else None
     why = f'{n//m} classes of {m} rows each: no row is alone' if m else 'random batches are good enough'
     if m is None and lonely>.01: why = 'no 2 to 8 rows a class fill this batch; another size would do better'

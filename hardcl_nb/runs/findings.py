@@ -79,12 +79,12 @@ def examine(
     "Spectrum, ranks and uniformity; with labels, Neural Collapse, alignment and the hardest pairs of classes."
     from hardcl_nb.measures import spectrum as sp
     from hardcl_nb.measures.chunks import as_rows, own_span
-    y, names = _numbered(y, names)
+    t, names = _numbered(y, names)
     z,max_rows = as_rows(z, min_rows=2), check_count(max_rows, 'max_rows', 2)
-    tick = _counter(progress, len(z)*(4 if y is None else 6)) # passes below
+    tick = _counter(progress, len(z)*(4 if t is None else 6)) # passes below
     zero,rms = _lengths(z, tick)
     x = own_span(z)
-    st = None if y is None else sp.class_stats(x, y, tick=tick)
+    st = None if t is None else sp.class_stats(x, t, tick=tick)
     lam = sp.spectrum(x, tick=tick) if st is None else sp.stats_spectrum(st)
     rep = None if st is None else _report(st, lam, z)
     rank,decay = (_rankme(x, tick), sp.decay_exponent(lam)) if rep is None else (rep.rankme, rep.alpha_req)
@@ -92,7 +92,7 @@ def examine(
     spread = lam.sum().sqrt().item()/rms if rms>0 else 0.
     free = LabelFree(z.shape[0], z.shape[1], zero, rms, spread, tuple(share.tolist()), sp.num_alive(share),
         sp.effective_rank(share), sp.stable_rank(share), rank, decay, sp.uniformity(some), len(some))
-    part = {} if rep is None else _class_part(x, y, st, rep, top, tick)|dict(names=_named(names, rep.classes))
+    part = {} if rep is None else _class_part(x, t, st, rep, top, tick)|dict(names=_named(names, rep.classes))
     return Findings(**vars(free), **part)
 
 # %% ../../nbs/67_findings.ipynb #d0dd6918
