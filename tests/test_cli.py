@@ -12,7 +12,7 @@ def sh(mod, *args, cwd=None): return subprocess.run([sys.executable, '-m', f'har
     ('--data digits,mnist', "data: expected one of digits, latent100, cifar10, cifar100, stl10, tinyimagenet, an .npz file or a folder of class folders, got 'mnist'"),
     pytest.param('--data digits --augment simclr', 'augment: expected none for a data set without images, got simclr', marks=pytest.mark.slow),
     ('--hardness 3', 'unrecognized arguments: --hardness 3'),
-    ('--qqq 3', 'unrecognized arguments: --qqq 3; expected what hardcl_train --help shows'),
+    ('--qqq 3', 'unrecognized arguments: --qqq 3; expected what hardcl_compare --help shows'),
     ('--config none.json', 'config: expected a JSON or YAML file, got none.json'),
     ('--overlay nowhere --steps 1 --methods scl', 'overlay: expected folders of runs or comparisons, got nowhere'),
     ('--threads -1', 'threads: expected a whole number >= 0, got -1'),
