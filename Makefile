@@ -13,12 +13,12 @@ help: ## List these commands
 	@$(py) -m pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch .venv/.ready
 
-demo: .venv/.ready ## Train easy and hard negatives on two data sets; table, figures and runs/demo/report.html (3 minutes)
+demo: .venv/.ready ## Train easy and hard negatives on two data sets; table, figures and runs/demo/report.html (3 to 6 minutes)
 	@rm -rf runs/demo
 	@$(py) -m hardcl_nb.runs.compare --data digits --norms none --betas 0,2,5,10,30 --seeds 0,1,2 --out runs/demo >/dev/null
 	@$(py) -m hardcl_nb.runs.compare --data digits,latent100 --betas 0,2,5,10,30 --seeds 0,1,2 --out runs/demo --resume
 
-test: .venv/.ready ## Check that notebooks and modules agree, run every notebook and all tests (10 minutes)
+test: .venv/.ready ## Check that notebooks and modules agree, run every notebook and all tests (10 to 13 minutes)
 	@$(py) .ci/check.py
 	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist loadfile -m 'not slow' tests
 

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from hardcl_nb import HSCL, CrossLoss, contrastive_loss, cross_loss
 from hardcl_nb.losses.contrastive import ContrastiveLoss
 from hardcl_nb.losses.exact import LossOptions, plain_loss
-from hardcl_nb.losses.relations import relation_loss, row_losses, shares
+from hardcl_nb.losses.relations import related_rows, relation_loss, shares
 from hardcl_nb.losses.temperature import LearnedTau
 
 def towers(seed, n, m, d=5, far=0., dtype=torch.float64, classes=4):
@@ -23,15 +23,21 @@ def direct(a, ya, b, yb, o):
     pos = shares(ya, yb)
     neg = ~pos if o.supervised else torch.ones_like(pos)
     has = pos.any(1)&neg.any(1)
-    return row_losses(a, b, pos, neg, o)[has].mean()
+    return related_rows(a, b, pos, neg, o)[has].mean()
 
 def graded(f, a, b):
     x, w = a.clone().requires_grad_(), b.clone().requires_grad_()
     l = f(x, w)
     return l.detach(), *torch.autograd.grad(l, (x, w))
 
+def reach(a, b, kw):
+    "How large an exponent can be, at least 1: rounding grows with it."
+    top = float(a.norm(dim=1).max()*b.norm(dim=1).max())
+    return max(1., (1+kw['beta'])/kw['tau']*top)
+
 options = dict(beta=st.sampled_from([0., .5, 3., 20.]), tau=st.sampled_from([.01, .07, .5, 1., 4.]),
-    supervised=st.booleans(), detach=st.booleans(), raw=st.booleans(), alpha=st.sampled_from([0., .3, 1.]), q=st.sampled_from([1., 'sum', 3.]))
+    supervised=st.booleans(), detach=st.booleans(), raw=st.booleans(), alpha=st.sampled_from([0., .3, 1.]),
+    q=st.sampled_from([1., 'sum', 3.]))
 
 seeds = st.integers(0, 10**6)
 
@@ -44,7 +50,7 @@ def test_strips_are_the_definition(seed, n, m, far, **kw):
     both = graded(lambda x, w: (direct(x, ya, w, yb, o)+direct(w, yb, x, ya, o))/2, a, b)
     for sides,ref in (('rows', rows), ('both', both)):
         ours = graded(lambda x, w: cross_loss(x, ya, w, yb, sides=sides, **kw), a, b)
-        for u,v in zip(ours, ref): assert (u-v).norm()<=1e-9*v.norm()+1e-11*(1+kw['beta'])/kw['tau'], (sides, u, v)
+        for u,v in zip(ours, ref): assert (u-v).norm()<=1e-14*reach(a, b, kw)*max(1., float(v.norm())), (sides, u, v)
 
 @given(seed=seeds, n=st.integers(4, 60), tau=st.sampled_from([.01, .05, .2, 1.]), beta=st.sampled_from([0., 5.]))
 @settings(deadline=None)
@@ -53,7 +59,7 @@ def test_single_precision_keeps_six_digits(seed, n, tau, beta):
     f = lambda x, w: cross_loss(x, ya, w, yb, beta=beta, tau=tau, q='sum')
     for u,v in zip(graded(f, a, b), graded(f, a.double(), b.double())):
         assert u.dtype==torch.float32
-        assert (u.double()-v).norm()<=1e-6*v.norm()+1e-9
+        assert (u.double()-v).norm()<=5e-7*v.norm()+1e-9
 
 @given(seed=seeds, n=st.integers(4, 30), tau=st.floats(.05, 3.), **{k: options[k] for k in ('beta', 'detach', 'raw')})
 @settings(deadline=None)
@@ -63,7 +69,7 @@ def test_a_learned_temperature_has_the_slope_of_a_scale(seed, n, tau, **kw):
     learned = LearnedTau(tau)
     x, w = a.clone().requires_grad_(), b.clone().requires_grad_()
     da, db, slope = torch.autograd.grad(cross_loss(x, ya, w, yb, tau=learned, **kw), (x, w, learned.log_tau))
-    assert_close(slope.double(), -((x*da).sum()+(w*db).sum()).detach()/2, rtol=1e-5, atol=1e-6)
+    assert_close(slope.double(), -((x*da).sum()+(w*db).sum()).detach()/2, rtol=1e-6, atol=1e-9)
 
 def test_order_of_rows_and_names_of_labels_do_not_matter():
     a, ya, b, yb = towers(1, 30, 50)
@@ -114,7 +120,7 @@ def test_blocks_are_the_plain_form(seed, n, chunk, **kw):
     y[2] = 0 # a pair
     blocks = lambda x, y, **kw: relation_loss(x, y, chunk=chunk, **kw)
     ref, ours = (graded(lambda x, w: f(x, y, **kw)+0*w.sum(), z, z) for f in (plain_loss, blocks))
-    for u,v in zip(ours, ref): assert (u-v).norm()<=1e-9*v.norm()+1e-11*(1+kw['beta'])/kw['tau']
+    for u,v in zip(ours, ref): assert (u-v).norm()<=1e-14*reach(z, z, kw)*max(1., float(v.norm()))
 
 def test_a_queue_of_a_learned_temperature_is_that_of_the_number():
     z, y, old, y_old = towers(6, 30, 100)

@@ -14,7 +14,7 @@ from ..checks import need
 from .exact import LossOptions, NoPairs, free_look, result_type
 from .formed import formed
 from .panels import panels, positives, powers, rates, slopes, sorted_rows
-from .relations import related_loss, shares
+from .relations import count_pairs, relate, related_loss
 
 # %% ../../nbs/28_columns.ipynb #99a91e37
 def _tower(x, y, work):
@@ -176,13 +176,8 @@ def _plain_pairs(a, ya, b, yb, silent, both, mask, o):
     loss = 0.
     for k,(r,yr,c,yc) in enumerate([(a, ya, b, yb), (b, yb, a, ya)][:1+both]):
         m = None if mask is None else (mask, mask.T)[k]
-        quiet = None if k else silent
-        def relation(I, yr=yr, yc=yc, m=m, quiet=quiet):
-            same = shares(yr[I], yc)
-            keep = torch.ones_like(same) if m is None else m[I]
-            return same&keep, (~same if o.supervised else keep)&(keep if quiet is None else keep&~quiet)
-        counts = [torch.stack([x.sum(1) for x in relation(I)]) for I in _strips(len(yr), len(yc))]
-        w = anchor_weights(*torch.cat(counts, 1), ('ya', 'yb')[k])
+        relation = relate(yr, yc, o.supervised, m, silent=None if k else silent)
+        w = anchor_weights(*count_pairs(relation, len(yr), len(yc)), ('ya', 'yb')[k])
         loss = loss+related_loss(r, c, relation, o, w)/(1+both)
     return loss
 

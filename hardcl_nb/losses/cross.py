@@ -18,12 +18,8 @@ from .temperature import Tau, warmed
 # %% ../../nbs/28_cross.ipynb #5268c8d5
 def _check_towers(a, ya, b, yb, validate):
     "Refuse what are no two towers; returns their labels."
-    for x,arg in ((a, 'a'), (b, 'b')): check_embeddings(x, arg, finite=False)
     check_embeddings(a, 'a', finite=validate, products=True)
-    fits = a.shape[1]==b.shape[1] and a.dtype==b.dtype and a.device==b.device
-    given, like = (f'{x.shape[1]} columns of {x.dtype} on {x.device}' for x in (b, a))
-    need(fits, 'b', given, f'{like}, like a')
-    check_embeddings(b, 'b', finite=validate, products=True)
+    check_like(b, a, 'b', validate, like='a')
     need((ya is None)==(yb is None), 'yb', 'labels of one tower', 'labels of both towers, or None for both')
     if ya is None:
         need(len(a)==len(b), 'b', f'{len(b)} rows', f'{len(a)} rows, like a, where no labels are given')
@@ -40,7 +36,7 @@ def _with_queue(b, yb, queue):
     pair = isinstance(queue, (tuple, list)) and len(queue)==2
     need(pair, 'queue', type(queue).__name__, 'a pair: embeddings (k, d) and labels (k,)', TypeError)
     old, y = queue
-    check_like(old, b, 'queue', True)
+    check_like(old, b, 'queue', True, like='b')
     return torch.cat([b, old.detach()]), torch.cat([yb, check_labels(y, len(old), 'queue', b.device)])
 
 # %% ../../nbs/28_cross.ipynb #b7818b02

@@ -7,13 +7,13 @@ __all__ = ['pools', 'similarities', 'log_tilt', 'sampled_loss', 'SampledLoss', '
            'gradient_weights']
 
 # %% ../../nbs/21_estimators.ipynb #750d3654
-import math, sys
+import math
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 from ..checks import check_count, check_number, need
 from .exact import LossOptions, check_batch, debias, outer, result_type
-from .formed import check_alone, formed
+from .formed import check_alone, formed_apart
 
 # %% ../../nbs/21_estimators.ipynb #c10d88c7
 def pools(
@@ -81,10 +81,6 @@ def _by_blocks(z, y, rate, blocks, k, o, generator, grad):
         if grad: slope.addmm_(G.T, z[rows]/o.tau).index_add_(0, rows, G@x)
     return total, slope
 
-def _formed(*args, **named): # how many draws depends on the labels, which a compiled graph does not see
-    "`formed`, unseen by a compiler, if there is one: to hide from it by `torch.compiler.disable` alone would load it."
-    return (torch.compiler.disable(formed) if 'torch._dynamo' in sys.modules else formed)(*args, **named)
-
 # %% ../../nbs/21_estimators.ipynb #76ceb105
 def _checked(z, y, supervised, weight=None, generator=None):
     "A checked batch, and each row's number of positives."
@@ -110,11 +106,12 @@ def sampled_loss(
     check_alone(z, 'sampled_loss')
     o, k = LossOptions(beta, supervised, True, alpha, q, tau).check(), check_count(k, 'k')
     b, m = _checked(z, y, supervised, weight, generator)
-    rows, most = m.argsort(stable=True)[int((m==0).sum()):], 2**17 if z.device.type=='cpu' else 2**22
+    rows = m.argsort(stable=True)[int((m==0).sum()):]
+    most = 2**17 if z.device.type=='cpu' else 2**22
     chunk = max(1, most//max(len(z), k*int(m.max()))) if chunk is None else min(check_count(chunk, 'chunk'), len(z))
     blocks, rate = rows.split(chunk), b.w/b.w.sum()
     def run(z, slope, wanted): return _by_blocks(z, b.y, rate, blocks, k, o, generator, wanted[0])
-    return _formed(run, z, engine='sampled_loss')
+    return formed_apart(run, z, engine='sampled_loss')
 
 # %% ../../nbs/21_estimators.ipynb #dfb685c8
 class SampledLoss(nn.Module):
@@ -206,7 +203,8 @@ def sampling_error(
     "Bias and standard deviation of `sampled_loss` to leading order in 1/k (delta method)."
     with torch.no_grad(): lw,e,_,share = _pairs(z, y, LossOptions(beta, supervised, True, alpha, q, tau))
     one, two = (lw+e).logsumexp(1), (lw+2*e).logsumexp(1)
-    var = (2*(one-outer(one, alpha))).exp()*torch.expm1(two-2*one).clamp(min=0)/check_count(k, 'k') # no variance < 0
+    r = (one-outer(one, alpha)).exp()
+    var = r**2*torch.expm1(two-2*one).clamp(min=0)/check_count(k, 'k') # of each pair; rounding may leave it below 0
     return -(var*share).sum().to(result_type(z))/2, (var*share**2).sum().sqrt().to(result_type(z))
 
 # %% ../../nbs/21_estimators.ipynb #da4126d4

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Batch', 'class_sizes', 'anchors', 'tilted_lse', 'outer', 'debias', 'LossOptions', 'transformed', 'result_type',
-           'free_look', 'NoPairs', 'check_pairs', 'check_weight', 'check_batch', 'plain', 'plain_loss']
+           'free_look', 'row_losses', 'NoPairs', 'check_pairs', 'check_weight', 'check_batch', 'plain', 'plain_loss']
 
 # %% ../../nbs/20_exact.ipynb #96f49bf0
 import math
@@ -135,16 +135,24 @@ def free_look(z:Tensor) -> bool: # Embeddings -> True where reading a value make
     return type(z) in (Tensor, nn.Parameter) and not transformed(z)
 
 # %% ../../nbs/20_exact.ipynb #b7186b3b
-def _rows(z, y, size, o):
+def row_losses(
+    a:Tensor, b:Tensor,      # Rows, (r, d); what they are compared with, (n, d)
+    pos:Tensor, drop:Tensor, # Positives of each row; what is no negative of it; boolean, (r, n)
+    o:LossOptions            # Checked options
+) -> Tensor: # Loss of each row, (r,); 0 without a positive, NaN with no negative
+    "The exact loss of rows, from masks; autograd follows it as often as you like."
+    at, c = a/o.tau, b.detach().mean(0)
+    s, shift = at@(b-c).T, (at@c)[:,None] # each row shifted by a constant
+    A = tilted_lse(s, drop, o.beta, o.detach, o.raw)
+    x = A-s if not o.tau_plus else debias(A-s, -1/o.tau-s-shift, o.tau_plus)
+    x = x+(o.log_q((~drop).sum(1, keepdim=True).to(s))+o.lift(shift))
+    return (outer(x, o.alpha)*pos).sum(1)/pos.sum(1).clamp(min=1)
+
+def _rows(z, y, o):
     "Loss of each sample as an anchor, (n,); 0 where it has no positive."
     same = y[:,None]==y
     drop = same if o.supervised else torch.eye(len(y), dtype=torch.bool, device=y.device)
-    zt, c = z/o.tau, z.detach().mean(0)
-    s = zt@(z-c).T # each row shifted by a constant
-    A, shift = tilted_lse(s, drop, o.beta, o.detach, o.raw), (zt@c)[:,None]
-    x = A-s if not o.tau_plus else debias(A-s, -1/o.tau-s-shift, o.tau_plus)
-    x = x+o.log_q((~drop).sum(1, keepdim=True).to(s))+o.lift(shift)
-    return (outer(x, o.alpha)*same.clone().fill_diagonal_(False)).sum(1)/(size-1).clamp(min=1)
+    return row_losses(z, z, same.clone().fill_diagonal_(False), drop, o)
 
 # %% ../../nbs/20_exact.ipynb #275422de
 class NoPairs(Refused):
@@ -199,7 +207,7 @@ def plain(
 ) -> Tensor: # Loss, scalar or (n,)
     "This page's form: mean or rows."
     with torch.autocast(b.z.device.type, enabled=False):
-        rows = _rows(b.z.double() if o.wide(b.z, look) else b.z.float(), b.y, b.size, o)
+        rows = _rows(b.z.double() if o.wide(b.z, look) else b.z.float(), b.y, o)
     if b.mean: return ((rows*b.w).sum()/b.w.sum()).to(result_type(b.z))
     return (rows*b.w if b.weighted else rows).masked_fill(b.size==1, math.nan).to(result_type(b.z))
 

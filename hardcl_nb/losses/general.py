@@ -6,7 +6,7 @@
 __all__ = ['general_loss', 'GeneralLoss']
 
 # %% ../../nbs/27_general.ipynb #7b888e99
-import math, sys
+import math
 from collections.abc import Callable
 import torch
 from torch import nn, Tensor
@@ -14,7 +14,7 @@ from ..checks import check_choice, check_count, need
 from ..theory.psi import InfoNCE, Linear, MeanForm, Softplus, Triplet, check_psi
 from ..theory.hardening import Exponential, SoftThreshold, Threshold, check_eta, tilted_weights
 from .exact import LossOptions, check_batch, free_look, outer, result_type
-from .formed import check_alone, formed
+from .formed import check_alone, formed_apart
 from .estimators import pools, similarities
 
 # %% ../../nbs/27_general.ipynb #b3cbe6ec
@@ -139,13 +139,9 @@ def _general(b, form, eta, o, chunk, look):
         rate = w/w.sum() if b.mean else None if slope is None else slope.to(z)
         rows, grad = _by_panels(z, b.y, b.size-1, blocks, form, eta, o, rate, wanted[0])
         return ((rows*rate).sum() if b.mean else rows).to(dtype), grad
-    loss = _formed(run, b.z, rows=not b.mean, engine='general_loss')
+    loss = formed_apart(run, b.z, rows=not b.mean, engine='general_loss')
     if b.mean: return loss
     return (loss*b.w if b.weighted else loss).masked_fill(b.size==1, math.nan)
-
-def _formed(*args, **named): # which panels there are depends on the labels
-    "`formed`, unseen by a compiler, if there is one: to hide from it by `torch.compiler.disable` alone would load it."
-    return (torch.compiler.disable(formed) if 'torch._dynamo' in sys.modules else formed)(*args, **named)
 
 # %% ../../nbs/27_general.ipynb #bb65455c
 def general_loss(

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn, Tensor
 from ..checks import check_choice, check_number, need
 from .exact import LossOptions, result_type
-from .explicit import check_beside, pools, ranking_loss, two_numbers
+from .explicit import pools, ranking_loss, two_numbers
+from .panels import check_like
 
 # %% ../../nbs/28_hard.ipynb #cc2546d2
 class RankingPreset(NamedTuple):
@@ -129,7 +130,7 @@ class HardNegativeRankingLoss(nn.Module):
         "The loss of columns that are embedded."
         columns = len(embeddings)
         need(columns>1, 'sentence_features', f'{columns} column(s)', 'anchor, positive and any number of negatives')
-        for x in embeddings: check_beside(x, embeddings[0], 'sentence_features', False)
+        for x in embeddings: check_like(x, embeddings[0], 'sentence_features', like='the anchors')
         rows = [len(x) for x in embeddings]
         need(len(set(rows))==1, 'sentence_features', f'{rows} rows', 'columns of equal length')
         kind, mps = result_type(embeddings[0]), embeddings[0].device.type=='mps' # which has no float64

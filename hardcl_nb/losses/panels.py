@@ -179,12 +179,12 @@ def panels(
     return loss, back(dr.div_(o.tau), t.by_row), back(dc.addcmul_(h[:,None].to(dc), t.c.to(dc)/o.tau), t.by_col)
 
 # %% ../../nbs/22_panels.ipynb #1ccb677a
-def check_like(x:Tensor, z:Tensor, arg:str, finite:bool=False) -> None: # Columns (n, d); rows (r, d); name; look?
+def check_like(x:Tensor, z:Tensor, arg:str, finite:bool=False, like:str='z') -> None: # Columns; rows; names; look?
     "Refuse columns that do not go with z."
     check_embeddings(x, arg, finite=False)
     fits = x.shape[1]==z.shape[1] and x.dtype==z.dtype and x.device==z.device
     given, expected = (f'{u.shape[1]} columns of {u.dtype} on {u.device}' for u in (x, z))
-    need(fits, arg, given, f'{expected}, like z')
+    need(fits, arg, given, f'{expected}, like {like}')
     check_embeddings(x, arg, finite=finite, products=True)
 
 def _check_rows(z, y, cols, y_cols, own, weight, grad, validate):

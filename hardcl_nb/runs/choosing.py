@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from ..checks import check_choice, check_count
+from ..losses.contrastive import small
 from ..losses.cost import rank_memory
 from ..theory.hucl import hucl_critical_beta
 
@@ -66,10 +67,11 @@ def _batch(C, n):
 # %% ../../nbs/79_choosing.ipynb #09c03290
 def _engine(n, d, device):
     "The engine, and what it holds."
-    if device=='cuda': name = 'plain' if n<=2048 else 'kernel'
-    else: name = 'plain' if n<700 else 'tiled'
-    held = 22*n*n if name=='plain' else rank_memory(n, d) # 22 bytes a pair: measured at n = 8,192 and 32,768
-    return Rule('engine', name, 'measured', f'the fastest at n = {n}; about {held/1e6:.0f} MB', '25_contrastive')
+    name = 'plain' if n<small[device=='cuda'] else 'kernel' if device=='cuda' else 'tiled'
+    most = 22*n*n/1e6 # MB of the plain form, 22 bytes a pair
+    why = f'up to {small[device=="cuda"]-1} rows the fastest; about {most:.0f} MB'
+    if name!='plain': why = f'about {rank_memory(n, d)/1e6:.0f} MB, where the plain form takes {most:.0f}'
+    return Rule('engine', name, 'measured', why, '25_contrastive')
 
 # %% ../../nbs/79_choosing.ipynb #17622c2c
 def suggest(
