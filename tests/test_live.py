@@ -135,3 +135,15 @@ def test_explore_looks_at_the_pair_of_the_menus():
     assert shown(e)!=one and 'of c:' in e.text and 'of d:' in e.text
     e.choose(0, 1)
     assert shown(e)==one
+
+@pytest.mark.slow
+@pytest.mark.parametrize('page', ['68_frames', '68_live', '68_monitor', '68_pairs'])
+def test_pages_run_in_a_kernel(page, tmp_path):
+    "Where a front end may listen, runs go in threads; all cells are run, those that `make test` leaves out too."
+    nbclient, nbformat = (pytest.importorskip(m) for m in ('nbclient', 'nbformat'))
+    nb = nbformat.read(Path(__file__).resolve().parent.parent/f'nbs/{page}.ipynb', 4)
+    nb.cells = [c for c in nb.cells if 'nbdev_export()' not in c.source]
+    where = {'metadata': {'path': str(tmp_path)}}
+    nbclient.NotebookClient(nb, timeout=300, kernel_name='python3', allow_errors=True, resources=where).execute()
+    said = [(c.source[:60], o.ename, o.evalue) for c in nb.cells for o in c.get('outputs', []) if o.output_type=='error']
+    assert said and all(name=='NotYet' for _,name,_ in said), said # exercises that nobody has done

@@ -145,7 +145,7 @@ def _playable(): return [(e.label, k) for k,e in methods.items() if e.bound]
 
 def _controls(s):
     "The widgets of the playground, by name."
-    how = lambda name: dict(description=name, style={'description_width': '6.5em'}, layout=W.Layout(width='21em'))
+    how = lambda name: dict(description=name, style={'description_width': '8.5em'}, layout=W.Layout(width='23em'))
     slide = lambda kind, k, low, high, name, **more: kind(value=s[k], min=min(low, s[k]), max=max(high, s[k]),
         **how(name), **more)
     pick = lambda k, of, name: W.Dropdown(value=s[k], options=of, **how(name))
