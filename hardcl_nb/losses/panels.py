@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from ..checks import check_choice, check_count, check_embeddings, check_labels, need
-from .exact import (Batch, LossOptions, check_batch, check_pairs, check_weight, class_sizes, debias, free_look,
-    outer, plain, result_type)
+from .exact import (Batch, LossOptions, check_batch, check_pairs, check_weight, class_sizes,
+    debias, free_look, outer, plain, result_type)
 from .formed import formed
 
 # %% ../../nbs/22_panels.ipynb #b0a1d2c5
