@@ -23,3 +23,9 @@ def plain_links(cell):
     for o in cell.get('outputs', []):
         text = o.get('data', {}).get('text/markdown')
         if text is not None: o['data']['text/markdown'] = mend(text if isinstance(text, str) else ''.join(text)).splitlines(True)
+
+def fold_code(cell):
+    "What stands collapsed in Jupyter is folded on the site."
+    if cell.cell_type!='code' or not cell.metadata.get('jupyter', {}).get('source_hidden'): return
+    if 'hide' in cell.directives_ or 'echo:' in cell.directives_: return
+    cell.source = '#| code-fold: true\n'+cell.source

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Refused', 'RefusedType', 'need', 'check_number', 'check_count', 'check_choice', 'check_embeddings', 'check_labels',
-           'NotYet', 'judge', 'progress', 'hardcl_progress']
+           'NotYet', 'judge']
 
 # %% ../nbs/00_notation.ipynb #9030e2a2
-import functools, json, math, numbers, re, signal, sys, threading, traceback
+import functools, math, numbers, re, signal, sys, threading, traceback
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,6 +102,7 @@ def check_embeddings(
         if products: _check_lengths(z.detach(), arg)
     return z
 
+# %% ../nbs/00_notation.ipynb #b37189bc
 def _check_lengths(z, arg):
     "Refuse rows whose squared length overflows."
     import torch
@@ -132,6 +133,9 @@ class NotYet(AssertionError):
     "What is not right yet in the solution of an exercise; notebooks show its message alone."
     def _render_traceback_(self): return [f'Not yet: {self}']
 
+class _Late(BaseException):
+    "Too much time has passed; a student's `except Exception` does not catch it."
+
 class _Watched:
     "A student's function, its last call and what came of it."
     def __init__(self, f): self.f, self.call, self.result, self.error = f, None, None, None
@@ -140,51 +144,75 @@ class _Watched:
         words = [*map(_short, args), *(f'{k}={_short(v)}' for k,v in kwargs.items())]
         self.call = f"{getattr(self.f, '__name__', 'your function')}({', '.join(words)})"
         try: self.result = self.f(*args, **kwargs)
-        except Exception as e:
+        except BaseException as e:
             self.error = e
             raise
         return self.result
 
 # %% ../nbs/00_notation.ipynb #8b7f3082
+def _digits(x):
+    "Numbers with six digits, also inside of lists and tuples."
+    if isinstance(x, float): return f'{x:.6g}'
+    if type(x) in (list, tuple) and len(x)<=12:
+        inner = ', '.join(map(_digits, x))
+        return f'[{inner}]' if type(x) is list else f'({inner}{","*(len(x)==1)})'
+    return _short(x) if hasattr(x, 'shape') else getattr(x, '__name__', None) or repr(x)
+
 def _short(x):
     "A value in a few words."
     shape = getattr(x, 'shape', ())
     if len(shape) and math.prod(shape)>6: return f"{type(x).__name__.lower()} of shape {tuple(shape)}"
-    if len(shape) or hasattr(x, 'tolist'): x = x.tolist()
-    text = f'{x:.6g}' if isinstance(x, float) else getattr(x, '__name__', None) or repr(x)
+    text = _digits(x.tolist() if hasattr(x, 'tolist') else x)
     return text if len(text)<=80 else text[:77]+'...'
 
-def _line_of(f, e):
-    "The student's line that raised, as text."
+def _line_of(f, e, check=None):
+    "The student's line that raised, as text; '' if their code stands where the check does."
     code = getattr(getattr(f, 'f', f), '__code__', None)
     mine = [s for s in traceback.extract_tb(e.__traceback__) if code is None or s.filename==code.co_filename]
-    return f', in your line "{mine[-1].line}"' if mine and mine[-1].line else ''
+    ours = check is not None and code is not None and code.co_filename==check.__code__.co_filename
+    return f', in your line "{mine[-1].line}"' if mine and mine[-1].line and not ours else ''
 
 # %% ../nbs/00_notation.ipynb #fad052f7
-def _explain(f, e):
+def _said(e):
+    "The message of a failed check in one line; without one, the comparison that failed."
+    text = ' '.join(str(e).split())
+    two = re.match(r'^==:\n(.*)\n(.*)$', str(e), re.S) # fastcore's test_eq
+    near = re.match(r'Scalars are not (?:close|equal)! Expected (\S+) but got (\S+?)\. ', text) # PyTorch's assert_close
+    if two: return f'got {_cut(two[1])}, expected {_cut(two[2])}'
+    if near: return 'got {}, expected {}'.format(*(_digits(float(v)) if _is_float(v) else v for v in near.groups()[::-1]))
+    if text and isinstance(e, AssertionError): return text
+    frames = [s for s in traceback.extract_tb(e.__traceback__) if s.line]
+    line = frames[-1].line if frames else ''
+    if isinstance(e, AssertionError): return f'it must hold that {line.removeprefix("assert ")}'
+    return f'expected something that the check can use, which ended in {type(e).__name__}: {text}'
+
+def _cut(text): return text if len(text)<=200 else text[:197]+'...'
+
+def _is_float(text):
+    try: return math.isfinite(float(text))
+    except ValueError: return False
+
+# %% ../nbs/00_notation.ipynb #421e4db1
+def _explain(f, e, check=None):
     "What is not right yet, from the error that a check ended in."
-    if isinstance(e, (NotYet, TimeoutError)): return str(e)
-    if not isinstance(f, _Watched): return f'you gave {_short(f)}: {_said(e)}'
+    if isinstance(e, (NotYet, _Late)): return str(e)
+    if not isinstance(f, _Watched):
+        called = isinstance(e, TypeError) and 'not callable' in str(e)
+        return f'you gave {_short(f)}: {"expected a function, without calling it" if called else _said(e)}'
     if e is f.error: return f'{f.call} raised {type(e).__name__}: {e}{_line_of(f, e)}'
     if f.call is None: return _said(e)
     if f.result is None or f.result is ...:
         expected = f' ({_said(e)})' if isinstance(e, AssertionError) else ''
         return f'{f.call} returned {f.result}: is the stub filled in?{expected}'
-    return f'{f.call}: you gave {_short(f.result)}; {_said(e)}'
+    where = '' if isinstance(e, AssertionError) else _line_of(f, e, check)
+    return f'{f.call}: you gave {_short(f.result)}; {_said(e)}{where}'
 
-def _said(e):
-    "The message of a failed check in one line; without one, the comparison that failed."
-    text = ' '.join(str(e).split())
-    if text and isinstance(e, AssertionError): return text
-    frames = [s for s in traceback.extract_tb(e.__traceback__) if s.line]
-    line = frames[-1].line if frames else ''
-    return f'{type(e).__name__}: {text}' if text else f'it must hold that {line.removeprefix("assert ")}'
-
+# %% ../nbs/00_notation.ipynb #998b8321
 @contextmanager
 def _within(seconds):
     "Stop what takes longer, where the system can."
     can = hasattr(signal, 'SIGALRM') and threading.current_thread() is threading.main_thread()
-    def late(signum, frame): raise TimeoutError(f'no answer after {seconds} seconds: is there a loop without an end?')
+    def late(signum, frame): raise _Late(f'no answer after {seconds} seconds: is there a loop without an end?')
     before = signal.signal(signal.SIGALRM, late) if can else None
     if can: signal.alarm(seconds)
     try: yield
@@ -214,36 +242,6 @@ def judge(
         try:
             with _within(seconds): check(seen)
             return _note(check.__name__.removeprefix('check_'))
-        except Exception as e: why = _explain(seen, e)
+        except (Exception, SystemExit, _Late) as e: why = _explain(seen, e, check)
         raise NotYet(f"{check.__name__.removeprefix('check_')}: {why}") from None
     return speak
-
-# %% ../nbs/00_notation.ipynb #0e2c7735
-def progress(
-    folder:str|Path='work' # Folder of working copies, as `make student` makes it
-) -> dict[str, tuple[list[str], list[str]]]: # Page -> names of its exercises that are done, and of those that are not
-    "Which exercises of a course are done."
-    folder = Path(folder)
-    need((folder/_course).is_file(), 'folder', folder, 'a folder of working copies (make student)')
-    done, out = (folder/_course).read_text(encoding='utf-8').split(), {}
-    for p in sorted(folder.glob('[0-9]*.ipynb')):
-        cells = json.loads(p.read_text(encoding='utf-8'))['cells']
-        code = '\n'.join(''.join(c['source']) for c in cells if c['cell_type']=='code')
-        names = re.findall(r'^def check_(\w+)\(', code, re.M)
-        out[p.stem] = [k for k in names if k in done], [k for k in names if k not in done]
-    return out
-
-# %% ../nbs/00_notation.ipynb #a2b3846c
-def hardcl_progress(
-    args:list[str]|None=None # Words of the command line: a folder, or nothing for `work`; those of the shell if None
-) -> None:
-    "Say which exercises are done in a folder of working copies."
-    words = sys.argv[1:] if args is None else args
-    if any(w.startswith('-') for w in words) or len(words)>1: sys.exit('usage: hardcl_progress [FOLDER]')
-    try: pages = progress(words[0] if words else 'work')
-    except Refused as e: sys.exit(f'hardcl_progress: error: {e}')
-    for name,(done,rest) in pages.items():
-        then = f'   next: {rest[0]}' if done and rest else ''
-        if done or rest: print(f'{name:18} {len(done)} of {len(done)+len(rest)}{then}')
-    total = sum(len(d) for d,_ in pages.values())
-    print(f'{total} of {total+sum(len(r) for _,r in pages.values())} exercises done')
