@@ -2,7 +2,7 @@
 PYTHON ?= python3
 py := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow frameworks types nightly lab student docs readme refresh bench clean
+.PHONY: help course demo test slow frameworks types nightly lab student slides docs readme refresh bench clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -12,6 +12,9 @@ help: ## List these commands
 	@echo 'Installing hardcl_nb and what it needs into .venv (some minutes the first time) ...'
 	@$(py) -m pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch .venv/.ready
+
+course: student ## Write working copies of the notebooks into work/ and open them in JupyterLab
+	@$(py) -m jupyterlab work/00_notation.ipynb
 
 demo: .venv/.ready ## Train easy and hard negatives on two data sets; table, figures and runs/demo/report.html (3 to 6 minutes)
 	@rm -rf runs/demo
@@ -42,6 +45,9 @@ lab: .venv/.ready ## Open JupyterLab at the first notebook
 
 student: .venv/.ready ## Write copies of the notebooks to work in, into work/
 	@$(py) .ci/student.py
+
+slides: .venv/.ready ## Write the key figures as slides, work/slides.html
+	@$(py) .ci/slides.py
 
 docs: .venv/.ready ## Build the site into _docs (needs Quarto)
 	@if command -v quarto >/dev/null; then touch README.md && PYTHONPATH=.ci .venv/bin/nbdev_docs; else echo 'The site needs Quarto 1.9 or newer: install it from https://quarto.org/docs/get-started, then run make docs again.'; fi

@@ -1,140 +1,172 @@
-"""The exercises of a page: what stands there for each, and what its check says of answers that are not right.
+"""The exercises of the pages: what stands there for each, and what its check says to answers that are not right.
 
-    python .ci/exercises.py 05 11      feed the checks of these pages (all, without a prefix), say what each answered
+    python .ci/exercises.py 05 11      feed the checks of these pages (all, without a prefix), and show what each one said
 """
-import functools, numbers, re, sys
+import contextlib, functools, inspect, io, json, numbers, re, sys, time
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+root = Path(__file__).resolve().parent.parent
+heading = re.compile(r'^\*\*\d+\. (.+?)\*\*(?: \((★+), (\d+) minutes\)\.)?', re.M)
 
 @dataclass
 class Exercise:
     "One exercise, as it stands on its page."
-    name: str          # of the function to write
-    title: str         # what it is called
-    stars: str         # how hard it is
-    minutes: int       # how long it takes
-    stub: str          # code of the stub
-    called: bool       # does a cell below call the check on the answer?
-    hint: str          # folded hint, '' without
-    solution: str      # folded code, '' without
+    title:str          # What it is called
+    stars:str          # How hard it is
+    minutes:int        # How long it takes
+    name:str = ''      # Of the function to write
+    stub:str = ''      # Code of the stub
+    called:bool = False # Does a cell below call the check on the answer?
+    text:str = ''      # Its prose, folded parts included
+    def folded(self, what):
+        "What stands folded under this word, '' if nothing does."
+        m = re.search(rf'<details>\s*<summary>{what}</summary>(.*?)</details>', self.text, re.S)
+        return m[1].strip() if m else ''
+    @property
+    def hint(self): return self.folded('Hint')
+    @property
+    def solution(self): return '\n\n'.join(re.findall(r'```python\n(.*?)```', self.folded('Solution'), re.S))
 
-def folded(text, what):
-    "What stands folded under this heading."
-    m = re.search(rf'<details>\s*<summary>{what}</summary>(.*?)</details>', text, re.S)
-    return m[1].strip() if m else ''
-
-def python_of(text): return '\n\n'.join(re.findall(r'```python\n(.*?)```', text, re.S))
-
-def exercises(cells):
-    "The exercises of the cells of a notebook, (type, source) each."
-    out, k = [], 0
-    while k<len(cells):
-        kind, s = cells[k]
-        found = re.search(r'^(?:def|class) (\w+)', s, re.M)
-        if kind=='code' and '#| eval: false' in s and '...' in s and found:
-            text = next(t for q,t in reversed(cells[:k]) if q=='markdown')
-            title, stars, minutes = (re.findall(r'^\*\*\d+\. ([^*]*?)\.?\*\*(?: \((★+), (\d+) minutes\))?', text, re.M) or [('', '', '')])[-1]
-            rest = cells[k+1:]
-            end = next((i for i,(q,t) in enumerate(rest) if q=='code' and '#| eval: false' in t and '...' in t), len(rest))
-            below = '\n\n'.join(t for q,t in rest[:end] if q=='markdown')
-            name = found[1]
-            called = any(q=='code' and re.search(rf'^check_{name}\({name}\)', t, re.M) for q,t in rest[:end])
-            out.append(Exercise(name, title, stars, int(minutes or 0), s, called, folded(below, 'Hint'), python_of(folded(below, 'Solution'))))
-        k += 1
-    return out
+def exercises(path):
+    "The exercises of a notebook."
+    out = []
+    for c in json.loads(Path(path).read_text(encoding='utf-8'))['cells']:
+        s = ''.join(c['source'])
+        if c['cell_type']=='markdown':
+            at = [m.start() for m in heading.finditer(s)]
+            if out: out[-1].text += '\n'+s[:at[0] if at else len(s)]
+            for a,b in zip(at, [*at[1:], len(s)]):
+                title, stars, minutes = heading.match(s, a).groups()
+                out.append(Exercise(title, stars or '', int(minutes or 0), text=s[a:b]))
+        elif out and '#| eval: false' in s:
+            if '...' in s: out[-1].name, out[-1].stub = re.search(r'^(?:def|class) (\w+)', s, re.M)[1], s
+            elif re.search(rf'^check_{out[-1].name}\({out[-1].name}\)', s, re.M): out[-1].called = True
+    return [e for e in out if e.name]
 
 # ---- answers that are not right ----
+def scaled(t): return t*1.02+.02*(t.abs().max()==0) if t.is_floating_point() or t.is_complex() else t+1
+
+def entry(t):
+    "One entry off: the largest that is a number."
+    flat = t.contiguous().view(-1)
+    k = int(flat.abs().nan_to_num(0, 0, 0).argmax()) if t.is_floating_point() else t.numel()-1
+    flat[k] = flat[k]*1.05+.05*(flat[k]==0) if t.is_floating_point() else flat[k]+1
+    return flat.view(t.shape)
+
 def spoil(x, how):
-    "A result that is not the one asked for."
+    "A result that is not the one that was asked for; None if nothing is known of it."
     import numpy as np, torch
     if isinstance(x, torch.Tensor):
         if x.dtype==torch.bool: return ~x
-        y = how(x.detach().clone()) if x.numel() else x
-        return y
-    if isinstance(x, np.ndarray):
-        if x.dtype.kind in 'fiub': return spoil(torch.from_numpy(np.ascontiguousarray(x)), how).numpy()
-        return None
+        if x.is_complex() or not x.numel(): return x
+        return how(x) if x.requires_grad and how is scaled else how(x.detach().clone())
+    if isinstance(x, np.ndarray): return spoil(torch.from_numpy(np.ascontiguousarray(x)), how).numpy() if x.dtype.kind in 'fiub' else None
     if isinstance(x, (bool, np.bool_)): return not x
     if isinstance(x, numbers.Integral): return int(x)+1
     if isinstance(x, numbers.Real): return float(how(torch.tensor([float(x)], dtype=torch.float64)))
     if isinstance(x, str): return x+'?'
+    if isinstance(x, set): return x|{'one more'}
+    if inspect.isgenerator(x): return (everywhere(v, how) for v in x)
+    if callable(x) and not isinstance(x, type): return lambda *args, **kwargs: everywhere(x(*args, **kwargs), how)
     return None
 
-def is_leaf(x): return not isinstance(x, (list, tuple, dict)) or len(x)==0
+def parts(x, change):
+    "A list, tuple or dictionary with its parts changed by `change(number of the part, part)`."
+    if isinstance(x, dict): return {k: change(i, v) for i,(k,v) in enumerate(x.items())}
+    new = [change(i, v) for i,v in enumerate(x)]
+    return type(x)(*new) if hasattr(x, '_fields') else type(x)(new)
 
-def scaled(t): return t*1.02+.02*(t.abs().max()==0) if t.is_floating_point() else t+1
-def entry(t):
-    "One entry off: the largest one that is a number."
-    t = t.contiguous()
-    flat = t.view(-1)
-    k = int(flat.abs().nan_to_num(0, 0, 0).argmax()) if t.is_floating_point() else t.numel()-1
-    flat[k] = flat[k]*1.05+.05*(flat[k]==0) if t.is_floating_point() else flat[k]+1
-    return t
+def whole(x): return not isinstance(x, (list, tuple, dict)) or len(x)==0
+def everywhere(x, how): return spoil(x, how) if whole(x) else parts(x, lambda i, v: everywhere(v, how))
+def first(x, how): return spoil(x, how) if whole(x) else parts(x, lambda i, v: first(v, how) if i==0 else v)
+def last(x, how): return spoil(x, how) if whole(x) else parts(x, lambda i, v: last(v, how) if i==len(x)-1 else v)
 
-def everywhere(x, how):
-    "All numbers of a result changed."
-    if is_leaf(x): return spoil(x, how)
-    if isinstance(x, dict): return {k: everywhere(v, how) for k,v in x.items()}
-    parts = [everywhere(v, how) for v in x]
-    return type(x)(*parts) if hasattr(x, '_fields') else type(x)(parts)
-
-def last(x, how):
-    "Only the last part of a result changed."
-    if is_leaf(x): return spoil(x, how)
-    if isinstance(x, dict): return {**x, (k := list(x)[-1]): last(x[k], how)}
-    parts = [*x[:-1], last(x[-1], how)]
-    return type(x)(*parts) if hasattr(x, '_fields') else type(x)(parts)
-
-def first(x, how):
-    "Only the first part of a result changed."
-    if is_leaf(x): return spoil(x, how)
-    if isinstance(x, dict): return {**x, (k := next(iter(x))): first(x[k], how)}
-    parts = [first(x[0], how), *x[1:]]
-    return type(x)(*parts) if hasattr(x, '_fields') else type(x)(parts)
-
-def other(x):
-    "The same result by another route: a number as a tensor of no dimensions, and the other way round; arrays as copies."
+def other(x, args):
+    "The same result by another route: a number as a tensor without dimensions, or the other way round; arrays as copies."
     import numpy as np, torch
-    if isinstance(x, torch.Tensor): return x.item() if x.ndim==0 and not x.requires_grad else x if x.requires_grad or not x.is_contiguous() else x.clone()
+    if any(x is a for a in args) or isinstance(x, torch.Tensor) and (x.requires_grad or not x.is_contiguous()): return x
+    if isinstance(x, torch.Tensor): return x.item() if x.ndim==0 else x.clone()
     if isinstance(x, np.ndarray): return x.copy()
-    if isinstance(x, float): return torch.tensor(x, dtype=torch.float64)
-    return x
+    return torch.tensor(x, dtype=torch.float64) if isinstance(x, float) else x
 
 def wrapped(f, then):
     @functools.wraps(f)
-    def g(*args, **kwargs): return then(f(*args, **kwargs))
+    def g(*args, **kwargs): return then(f(*args, **kwargs), args)
     return g
 
 def answers(f, stub):
-    "{what is wrong: an answer, what the message must hold}"
+    "{what is wrong: (the answer, a word that must be in the message)}"
+    name = getattr(f, '__name__', 'f')
     def broken(*args, **kwargs): return undefined_name # noqa: F821
-    def no_parameters(): return 0
-    broken.__name__ = no_parameters.__name__ = getattr(f, '__name__', 'f')
-    return {'stub': (stub, 'stub'), 'scaled': (wrapped(f, lambda x: everywhere(x, scaled)), ''),
-        'an entry off': (wrapped(f, lambda x: everywhere(x, entry)), ''),
-        'the last part off': (wrapped(f, lambda x: last(x, entry)), ''), 'the first part off': (wrapped(f, lambda x: first(x, entry)), ''),
-        'returns None': (wrapped(f, lambda x: None), ''), 'returns a string': (wrapped(f, lambda x: 'nonsense'), 'nonsense'),
-        'returns a list of one': (wrapped(f, lambda x: [x]), ''),
-        'raises': (broken, 'undefined_name'), 'wrong arity': (no_parameters, 'argument'),
+    def none(): return 0
+    def many(a, b, c, d, e, f, g, h, i): return 0
+    arity = many if not inspect.signature(f).parameters else none
+    broken.__name__ = arity.__name__ = name
+    numeric = {'scaled': (everywhere, scaled), 'an entry off': (everywhere, entry), 'the first part off': (first, entry), 'the last part off': (last, entry)}
+    return {'stub': (stub, ''),
+        **{what: (wrapped(f, lambda x, a, change=change, how=how: change(x, how)), '') for what,(change,how) in numeric.items()},
+        'returns nothing': (wrapped(f, lambda x, a: None), ''), 'returns a string': (wrapped(f, lambda x, a: 'nonsense'), 'nonsense'),
+        'returns a list of it': (wrapped(f, lambda x, a: [x]), ''), 'raises': (broken, 'undefined_name'), 'wrong arity': (arity, 'argument'),
         'a string': ('nonsense', 'nonsense'), 'None': (None, 'None'), 'a number': (3.5, '3.5')}
 
-def verdict(check, answer):
-    "'' if the check accepts an answer, what it says otherwise; other errors pass."
-    try: check(answer)
-    except AssertionError as e: return ' '.join(str(e).split()) or 'an AssertionError without words'
-    return ''
+numeric = ('scaled', 'an entry off', 'the first part off', 'the last part off')
+beside = ('raises', 'wrong arity', 'a string', 'None', 'a number') # not even a function that answers
 
-def feed(check, f, stub):
-    "{answer: (what the check said, is that as it must be?)}"
-    import time
+def said(check, answer):
+    "(what the check said, '' if it accepted; was it our own exception?)"
+    try: check(answer)
+    except Exception as e: return ' '.join(str(e).split()), type(e).__name__=='NotYet'
+    return '', True
+
+def feed(check, f, stub, more=()):
+    "{answer: (what the check said, was it an exception of ours with the word that must be there?, seconds)}; `more` make wrong answers of a right one."
     out = {}
-    for what,(answer,word) in answers(f, stub).items():
+    for what,(answer,word) in [*answers(f, stub).items(), ('another route', (wrapped(f, other), '')),
+            *((f'wrong {i+1}', (functools.wraps(f)(change(f)), '')) for i,change in enumerate(more))]:
         t = time.perf_counter()
-        try: said, ok = verdict(check, answer), None
-        except BaseException as e: said, ok = f'{type(e).__name__}: {e}', False
-        if ok is None: ok = word in said and len(said)>len(f.__name__)+15
-        out[what] = said, ok, time.perf_counter()-t
-    t = time.perf_counter()
-    try: said = verdict(check, wrapped(f, other))
-    except BaseException as e: said = f'{type(e).__name__}: {e}'
-    out['another route'] = said, said=='', time.perf_counter()-t
+        with contextlib.redirect_stdout(io.StringIO()): text, ours = said(check, answer)
+        out[what] = text, ours and (not text or word in text), time.perf_counter()-t
     return out
+
+def wanting(fed, silent=False):
+    "What is wanting in what a check said; `silent`: the function is there for what it does, and returns nothing."
+    mine = [w for w in fed if w.startswith('wrong ') and w!='wrong arity']
+    for what,(text,fine,_) in fed.items():
+        if not fine: yield f'{what}: {text}'
+        elif what=='another route':
+            if text: yield f'another route is refused: {text}'
+        elif text and not re.search(r'expected|must hold|is the stub filled in|raised|close|instead of', text): yield f'{what}: nothing says what is expected: {text}'
+    if not fed['stub'][0]: yield 'the stub is accepted'
+    for what in beside:
+        if not fed[what][0]: yield f'{what} is accepted'
+    shape = [] if silent else [w for w in ('returns nothing', 'returns a string', 'returns a list of it') if not fed[w][0]]
+    if shape: yield f'accepted: {shape}'
+    for what in mine:
+        if not fed[what][0]: yield f'{what} is accepted'
+    caught = [w for w in numeric if fed[w][0]]
+    if not silent and not mine and ('scaled' not in caught or len(caught)<2): yield 'wrong numbers are accepted: '+', '.join(w for w in numeric if not fed[w][0])
+
+def fed_page(path, more={}):
+    "{name: what its check said to each answer} of a page, after all of the page has run; `more` wrong answers by name."
+    import notebook
+    out = {}
+    def after(space):
+        for e in exercises(path):
+            own = SimpleNamespace(**space)
+            exec(re.sub(r'^#\|.*\n', '', e.stub, flags=re.M), vars(own))
+            out[e.name] = feed(space[f'check_{e.name}'], space[e.name], getattr(own, e.name), more.get(e.name, ()))
+    good = notebook.run(Path(path), {'gpu', 'notest', 'slow', 'frameworks'}, after)
+    return out if good else None
+
+if __name__=='__main__':
+    prefixes = tuple(sys.argv[1:])
+    for p in sorted((root/'nbs').glob('[0-9]*.ipynb')):
+        if prefixes and not p.name.startswith(prefixes): continue
+        fed = fed_page(p)
+        if fed is None: sys.exit(f'{p.stem} does not run')
+        for name,answers_ in fed.items():
+            print(f'{p.stem}: {name}')
+            for what,(text,fine,seconds) in answers_.items(): print(f"  {'' if fine else 'NOT '}{what} ({seconds:.1f} s): {text or 'accepted'}")
+            for w in wanting(answers_): print('  WANTING', w)

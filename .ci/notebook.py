@@ -30,8 +30,8 @@ def with_solutions(cells):
             out.append(mk_cell('\n'.join([code, *calls])))
     return out
 
-def run(path, skip):
-    "Run the notebook; False, and what was wrong, if a cell or a solution fails."
+def run(path, skip, after=None):
+    "Run the notebook, and `after(its names)`; False, and what was wrong, if a cell or a solution fails."
     os.environ['IN_TEST'] = '1'
     nb = NBProcessor(path, process=True).nb
     nb.cells = with_solutions(nb.cells)
@@ -44,6 +44,8 @@ def run(path, skip):
     except Exception:
         print(shell.prettytb(fname=path))
         return False
+    if after:
+        with working_directory(path.parent): after(shell.user_ns)
     return True
 
 if __name__=='__main__': sys.exit(not run(Path(sys.argv[1]).absolute(), set(sys.argv[2:])))

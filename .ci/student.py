@@ -4,15 +4,24 @@
 """
 import json, re, shutil, sys
 from pathlib import Path
+from pages import aside
 
 root = Path(__file__).resolve().parent.parent
+
+why = dict(gpu='Needs a GPU, so it is not run in this copy:', slow='Takes long, so it is not run in this copy:',
+    notest='Made the results that the next cells read, and is not run in this copy:', frameworks='Needs other frameworks, so it is not run in this copy:')
 
 def student_cell(c):
     "A cell as a student sees it; None if it is only for those who write the package."
     s = ''.join(c['source'])
     if c['cell_type']!='code': return c
     if re.match(r'#\|\s*default_exp', s) or 'nbdev_export(' in s: return None
-    hidden = bool(re.search(r'^#\|\s*(hide|echo: false)', s, re.M))
+    hidden = aside(s)
+    needs = re.search(r'^#\|\s*(gpu|slow|notest|frameworks)\b', s, re.M)
+    if needs and not hidden: # would stop Run All on most machines: to read, not to run
+        code = '\n'.join(l for l in s.splitlines() if not l.startswith('#|')).strip('\n')
+        return dict(cell_type='markdown', id=c['id'], metadata={}, source=f'*{why[needs[1]]}*\n\n```python\n{code}\n```'.splitlines(keepends=True))
+    if needs: return None
     lines = [l for l in s.splitlines() if not re.match(r'#\|\s*(exports?|eval: false|hide|echo|fig-alt|notest|slow|gpu|frameworks)\b', l)]
     c = {**c, 'source': '\n'.join(lines).strip('\n').splitlines(keepends=True), 'metadata': {'jupyter': {'source_hidden': True}} if hidden else {}}
     if re.search(r'^#\|\s*eval: false', s, re.M): c = {**c, 'outputs': [], 'execution_count': None}
@@ -21,7 +30,7 @@ def student_cell(c):
 def write(folder, fresh):
     "Copy pages, pictures and results; how many pages are new."
     folder.mkdir(parents=True, exist_ok=True)
-    (folder/'.hardcl_course').write_text('', encoding='utf-8') # here the judges of exercises note what is done
+    (folder/'.hardcl_course').touch() # here the judges of exercises note what is done; what stands there stays
     for d in ('images', 'results'): shutil.copytree(root/'nbs'/d, folder/d, dirs_exist_ok=True)
     new = 0
     for p in sorted((root/'nbs').glob('*.ipynb')):

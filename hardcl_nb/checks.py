@@ -243,5 +243,7 @@ def judge(
             with _within(seconds): check(seen)
             return _note(check.__name__.removeprefix('check_'))
         except (Exception, SystemExit, _Late) as e: why = _explain(seen, e, check)
+        said = check.__doc__ and not re.search(r'expected|must hold|stub|raised', why)
+        if said: why += f' (expected: {check.__doc__.splitlines()[0]})'
         raise NotYet(f"{check.__name__.removeprefix('check_')}: {why}") from None
     return speak

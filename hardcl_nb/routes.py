@@ -56,7 +56,7 @@ def read_page(
 
 # %% ../nbs/01_routes.ipynb #ab4434ac
 routes = {
-    'a taste': ['00_notation', '02_game', '04_hardening', '07_etf', '25_contrastive', '71_kappa', '79_choosing'],
+    'a taste': ['00_notation', '02_game', '03_psi', '07_etf', '71_kappa', '79_choosing'],
     'the theory': ['00_notation', '02_game', '03_psi', '04_hardening', '05_worlds', '06_domination', '07_etf', '08_bounds',
         '09_free', '10_hucl', '11_certificate', '12_optimum', '13_dimensional', '14_batching', '15_rates', '16_proved',
         '17_linear', '72_random_start', '73_hucl_measured', '79_results'],

@@ -114,6 +114,7 @@ def _both_sums(A, B, strips, o):
         if not o.two: S[0] = t.nneg[:,None]
     return SA.clamp_(min=1e-300), SB.clamp_(min=1e-300)
 
+# %% ../../nbs/28_columns.ipynb #10386482
 def _two_sided(A, B, wa, wb, const, o):
     "Losses of the rows of A and of the rows of B, each among the other's; wa is None: no gradient."
     strips, losses, factors = _strips(len(A.y), len(B.y)), [], []

@@ -73,6 +73,7 @@ def _head(A, sp, count, o, grad):
         loss = outer(x+o.log_q(count), o.alpha)
         return loss.detach(), *(torch.autograd.grad(loss.sum(), (A, sp)) if grad else (None, None))
 
+# %% ../../nbs/28_explicit.ipynb #b8e9f1b7
 def _strip(a, c, I, g, count, o, shifted, D):
     "Losses of the rows I, (b, 1); with D, a pair, their slopes in rows and columns are added to it."
     s = a[I]@c.T
@@ -134,6 +135,7 @@ def _check_explicit(anchor, negatives, owner, validate):
     need(fits, 'owner', 'numbers beyond', f'numbers of anchors, 0 to {n-1}')
     return negatives[order], owner
 
+# %% ../../nbs/28_explicit.ipynb #8900e660
 def two_numbers(
     x:float|tuple[float,float], arg:str, # Number >= 0, or two; name for messages
     first:float|None=None # The first number where one is given; None: the same

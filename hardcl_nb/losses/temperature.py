@@ -30,6 +30,7 @@ def one_number(
     need(learned, arg, 'a tensor that requires a gradient', 'a number: no gradient flows to it')
     return x.reshape(())
 
+# %% ../../nbs/22_temperature.ipynb #d1f24762
 def warmed(
     z:Tensor, o:LossOptions # Embeddings, (n, d); options as given, whose `tau` may be a tensor or a module
 ) -> tuple[Tensor, LossOptions]: # Embeddings, (n, d), and options whose temperature is a number

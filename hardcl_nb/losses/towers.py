@@ -39,6 +39,7 @@ def _direction(r, yr, c, yc, every, at, share, o, grad):
     rows, dr, dc = panels(sorted_rows(r, yr, c, yc, torch.full_like(yr, -1), o), w, grad, o)
     return torch.where(w>0, rows.to(w), 0.)@w, dr, dc
 
+# %% ../../nbs/30_towers.ipynb #daf845af
 def _told(x, y, arg, o, how, grad):
     "Refuse on every rank what any refuses of a tower; the ranks' sizes, and whether any wants a gradient."
     try: return (yield from _agree(x, y, None, o, how, grad))
@@ -46,6 +47,7 @@ def _told(x, y, arg, o, how, grad):
         name = {'z: ': f'{arg}: ', 'y: ': f'y{arg}: '}.get(str(e)[:3])
         raise (type(e)(name+str(e)[3:]) if name else e) from None
 
+# %% ../../nbs/30_towers.ipynb #b2b1c7c9
 def _rank(a, ya, b, yb, me, o, both, how, grad):
     "What one rank does: its part of the loss of the whole, and the gradients of its rows and columns."
     (na, one), (nb, two) = (yield from _told(a, ya, 'a', o, how, grad)), (yield from _told(b, yb, 'b', o, how, grad))
