@@ -27,7 +27,7 @@ def with_solutions(cells):
         elif (found := solution(c.source)) is not None:
             code, names = found
             calls = [f'check_{n}({n})' for n in names if n in checks]
-            out.append(mk_cell('\n'.join([code, *calls])))
+            out.append(mk_cell('\n'.join([code, *calls]), solves=True))
     return out
 
 def run(path, skip, after=None):
@@ -39,13 +39,15 @@ def run(path, skip, after=None):
         d = getattr(cell, 'directives_', None) or {}
         return cell.cell_type!='code' or 'nbdev_export'+'(' in cell.source or d.get('eval:', [''])[0].lower()=='false' or bool(skip & d.keys())
     shell = CaptureShell(path)
-    try:
-        with working_directory(path.parent): shell.run_all(nb, exc_stop=True, preproc=leave_out)
-    except Exception:
-        print(shell.prettytb(fname=path))
-        return False
-    if after:
-        with working_directory(path.parent): after(shell.user_ns)
+    at = max((k+1 for k,c in enumerate(nb.cells) if c.get('solves')), default=0) if after else len(nb.cells) # behind it a page tidies up
+    parts = nb.cells[:at], nb.cells[at:]
+    with working_directory(path.parent):
+        for k,nb.cells in enumerate(parts):
+            try: shell.run_all(nb, exc_stop=True, preproc=leave_out)
+            except Exception:
+                print(shell.prettytb(fname=path))
+                return False
+            if after and k==0: after(shell.user_ns)
     return True
 
 if __name__=='__main__': sys.exit(not run(Path(sys.argv[1]).absolute(), set(sys.argv[2:])))
