@@ -130,13 +130,13 @@ def feed(check, f, stub, more=()):
         out[what] = text, ours and (not text or word in text), time.perf_counter()-t
     return out
 
-def wanting(fed, silent=False):
-    "What is wanting in what a check said; `silent`: the function is there for what it does, and returns nothing."
+def wanting(fed, silent=False, typed=False):
+    "What is wanting in what a check said; `silent`: the function is there for what it does, and returns nothing; `typed`: no other type will do."
     mine = [w for w in fed if w.startswith('wrong ') and w!='wrong arity']
     for what,(text,fine,_) in fed.items():
         if not fine: yield f'{what}: {text}'
         elif what=='another route':
-            if text: yield f'another route is refused: {text}'
+            if text and not typed: yield f'another route is refused: {text}'
         elif text and not re.search(r'expected|must hold|is the stub filled in|raised|close|instead of', text): yield f'{what}: nothing says what is expected: {text}'
     if not fed['stub'][0]: yield 'the stub is accepted'
     for what in beside:

@@ -2,6 +2,7 @@
 
 Every check is fed the unfilled stub, wrong numbers, wrong kinds of answers, mistakes, and the solution by another route (.ci/exercises.py)."""
 import json, os, re, subprocess, sys
+from dataclasses import replace
 from pathlib import Path
 import pytest, torch # noqa: F401 # not while a judge counts seconds
 
@@ -52,9 +53,32 @@ def test_what_stands_collapsed():
 
 # ---- what the checks say ----
 silent = {'preset', 'atomic_write'} # there for what they do
-def mul(k): return lambda f: lambda *a: ex.everywhere(f(*a), lambda t: t*k)
-own = { # exercises with many right answers, of which scaled ones are some: two that are wrong
-    'saddle': [lambda f: lambda: f()[:1]*2, mul(.3)]}
+typed = {'compensated'} # the type of the answer is part of the exercise: no other route
+def times(k): return lambda f: lambda *a: ex.everywhere(f(*a), lambda t: t*k)
+def asked(change): return lambda f: lambda *a: f(*change(*a)) # the right answer to another question
+def always(make): return lambda f: lambda *a: make(*a)
+own = { # exercises with many right answers, of which scaled ones are some, or with answers that are no numbers: two that are wrong
+    'best_angles': [always(lambda: [0, 90, 180]), always(lambda: [0, 120, 241])],
+    'draw_loss': [asked(lambda tau: (2*tau,)), asked(lambda tau: (tau+.1,))],
+    'soft_max_price': [asked(lambda b: (2*b,)), asked(lambda b: (b/2,))],
+    'saddle': [lambda f: lambda: f()[:1]*2, times(.3)],
+    'mended': [asked(lambda low, high: (low-.3, high)), asked(lambda low, high: (high, high))],
+    'two_views': [asked(lambda px, share: (px, 1-share)), asked(lambda px, share: (px, 0.))],
+    'saving': [always(lambda: lambda s: s.sum(-1)*0+1), always(lambda: lambda s: -s.sum(-1))],
+    'easy_dual': [always(lambda W: 0*W[0]), always(lambda W: 3*W.sum(1))],
+    'bound': [times(.5), times(2.)],
+    'smooth_max': [asked(lambda r: (2*r,)), asked(lambda r: (r/2,))],
+    'late': [asked(lambda beta: (beta+1,)), asked(lambda beta: (0.,))],
+    'fool': [always(lambda z, y: z), lambda f: lambda z, y: f(z, y)+1],
+    'leak': [times(2.), lambda f: lambda z, y: f(z, y)+3.6],
+    'predicted_ratio': [times(1.2), times(.8)], # against a sample, and two approximations are right
+    'lonely': [times(1.1), times(.9)],
+    'parity': [lambda f: lambda: replace(f(), classes=('odd', 'even')), lambda f: lambda: replace(f(), test_y=0*f().test_y)],
+    'seen_twice': [always(lambda cfg: 1), always(lambda cfg: -1)],
+    'imports': [always(lambda code: set()), always(lambda code: {'torch', 'dataclasses'})],
+    'hostile': [asked(lambda path, message: (path, '')), asked(lambda path, message: (path, message[:3]))],
+    'patient': [asked(lambda share: (1.,)), asked(lambda share: (share/2,))],
+    'at_etf': [lambda f: lambda C, n: f(C, n).roll(1, 0), lambda f: lambda C, n: 0*f(C, n)+1]}
 
 def run(p):
     "What is wanting in the checks of a page, in a process of its own."
@@ -68,7 +92,7 @@ def wants(p):
     "{exercise: what is wanting} of a page."
     fed = ex.fed_page(p, own)
     assert fed is not None, p
-    return {n: w for n,f in fed.items() if (w := list(ex.wanting(f, n in silent)))}
+    return {n: w for n,f in fed.items() if (w := list(ex.wanting(f, n in silent, n in typed)))}
 
 quick = ('02_game', '07_etf')
 @pytest.mark.parametrize('p', [p for p in pages if p.stem in quick], ids=lambda p: p.stem)

@@ -147,3 +147,20 @@ def test_pages_run_in_a_kernel(page, tmp_path):
     nbclient.NotebookClient(nb, timeout=300, kernel_name='python3', allow_errors=True, resources=where).execute()
     said = [(c.source[:60], o.ename, o.evalue) for c in nb.cells for o in c.get('outputs', []) if o.output_type=='error']
     assert said and all(name=='NotYet' for _,name,_ in said), said # exercises that nobody has done
+
+def test_ten_classes_of_twenty_points_move_at_ten_frames_a_second():
+    "In time of one core, a step and its picture; the least of several, as others may use the machine."
+    p, spent = playground(C=10, per_class=20), []
+    for _ in range(8):
+        start = time.process_time()
+        p.step()
+        spent.append(time.process_time()-start)
+    assert min(spent)<.1, f'{min(spent):.3f} seconds a frame'
+
+def test_a_folder_that_vanishes_is_said_in_the_monitor(tmp_path):
+    import shutil
+    run(RunConfig(steps=2, eval_every=1, batch_size=64), tmp_path/'r')
+    m = monitor(tmp_path/'r')
+    shutil.rmtree(tmp_path/'r')
+    m.poll()
+    assert 'is gone' in m.text and m.over
