@@ -47,7 +47,8 @@ tasks = [ # title, modules, one sentence, the name whose example is shown
     ('Train', ['training'], 'Data, encoders, batches, the loop.', 'train'),
     ('Run and compare', ['runs'], 'Runs in folders that say what they did and go on where they stopped.', 'run'),
     ('Diagnose', ['runs.'+m for m in ('diagnose', 'arrays', 'embeddings', 'findings', 'verdict')], "Anybody's embeddings: a spectrum, the metrics, a verdict in words.", 'diagnose'),
-    ('Extend', ['tables', 'checks', 'figures'], 'A loss, a hardening, a data set, an encoder, a metric of your own: one definition each, known everywhere by its name.', None)]
+    ('Extend', ['tables', 'checks', 'figures'], 'A loss, a hardening, a data set, an encoder, a metric of your own: one definition each, known everywhere by its name.', None),
+    ('Learn', ['routes'], 'The pages of this course, the routes through it, and which exercises are done.', None)]
 
 def modules():
     "{module: its page}"
