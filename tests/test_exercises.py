@@ -71,6 +71,7 @@ own = { # exercises with many right answers, of which scaled ones are some, or w
     'late': [asked(lambda beta: (beta+1,)), asked(lambda beta: (0.,))],
     'fool': [always(lambda z, y: z), lambda f: lambda z, y: f(z, y)+1],
     'leak': [times(2.), lambda f: lambda z, y: f(z, y)+3.6],
+    'as_linear': [lambda f: lambda mu: (f(mu)[0], -f(mu)[1]), lambda f: lambda mu: (f(mu)[0], 0*f(mu)[1])],
     'predicted_ratio': [times(1.2), times(.8)], # against a sample, and two approximations are right
     'lonely': [times(1.1), times(.9)],
     'parity': [lambda f: lambda: replace(f(), classes=('odd', 'even')), lambda f: lambda: replace(f(), test_y=0*f().test_y)],
