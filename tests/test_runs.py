@@ -243,6 +243,17 @@ def test_other_data_of_the_same_name_is_refused(tmp_path):
     npz(tmp_path/'x.npz', 1)
     with pytest.raises(ValueError, match='data: expected those of the run to resume'): run(cfg, tmp_path/'a', resume=True)
 
+def test_a_run_in_chunks_says_what_batch_normalisation_sees(tmp_path):
+    "Chunks of the whole batch change nothing; smaller ones do, for each is normalised by itself."
+    rows = {}
+    for chunk in (None, 64, 32):
+        cfg = RunConfig(batch_size=64, steps=2, eval_every=1, chunk=chunk)
+        if chunk is None: rows[chunk] = run(cfg, tmp_path/'none')
+        else:
+            with pytest.warns(UserWarning, match=f'chunk: batch normalisation sees {chunk} rows in place of the batch'): rows[chunk] = run(cfg, tmp_path/str(chunk))
+    loss = {k: [r['loss'] for r in v] for k,v in rows.items()}
+    assert loss[64]==loss[None]!=loss[32] and loss[32][0]==loss[None][0]
+
 def test_many_classes_and_few_samples(tmp_path):
     cfg = RunConfig(data=npz(tmp_path/'x.npz', 0, classes=520, each=4), arch='mlp', dim=16, steps=1, eval_every=1, batch_size=64, positives='view', augment='light')
     with pytest.warns(UserWarning, match='dim: 16 is below C-1'): assert len(run(cfg, tmp_path/'a'))==2

@@ -7,7 +7,7 @@ __all__ = ['build_data', 'data_digest', 'build_encoder', 'build_optimiser', 'bui
            'build_bound', 'build_run']
 
 # %% ../../nbs/61_build.ipynb #d5867afa
-import hashlib, math
+import hashlib, math, warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -26,7 +26,7 @@ from ..training.data import Data, hold_out
 from ..training.datasets import load_dataset
 from ..training.encoders import make_encoder, near_nc
 from ..training.images import Pixels, pixel_stats
-from ..training.loop import probe_subset, recorder, schedule
+from ..training.loop import Chunked, probe_subset, recorder, schedule
 from ..training.processes import gather_shares, my_share, on_first, rank_and_size, sync_batchnorm
 
 # %% ../../nbs/61_build.ipynb #eb001640
@@ -162,11 +162,15 @@ def _options(cfg):
     rise = schedule(cfg.beta_schedule, cfg.steps)
     beta = None if cfg.beta_schedule=='constant' else lambda step: cfg.beta*rise(step)
     lr = schedule(cfg.lr_schedule, cfg.steps, cfg.warmup)
-    return dict(steps=cfg.steps, every=cfg.eval_every, lr=lr, beta=beta, clip=cfg.clip, amp=cfg.amp, chunk=cfg.chunk)
+    return dict(steps=cfg.steps, every=cfg.eval_every, lr=lr, beta=beta, clip=cfg.clip, amp=cfg.amp)
 
 def _model(cfg, encoder):
-    "What a step calls in place of the encoder: across processes, and compiled."
+    "What a step calls in place of the encoder: across processes, compiled, and in chunks."
     model, device = encoder, next(encoder.parameters()).device
     ids = [device.index] if device.type=='cuda' else None
     if rank_and_size()[1]>1: model = nn.parallel.DistributedDataParallel(encoder, device_ids=ids)
-    return torch.compile(model) if cfg.compile else model
+    if cfg.compile: model = torch.compile(model)
+    if cfg.chunk is None: return model
+    seen = f'batch normalisation sees {cfg.chunk} rows in place of the batch; the gradient is that of such a network'
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in encoder.modules()): warnings.warn(f'chunk: {seen}')
+    return Chunked(model, cfg.chunk, ghosts=True)
