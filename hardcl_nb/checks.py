@@ -179,7 +179,7 @@ def _said(e):
     two = re.match(r'^==:\n(.*)\n(.*)$', str(e), re.S) # fastcore's test_eq
     near = re.match(r'Scalars are not (?:close|equal)! Expected (\S+) but got (\S+?)\. ', text) # PyTorch's assert_close
     if two: return f'got {_cut(two[1])}, expected {_cut(two[2])}'
-    if near: return 'got {}, expected {}'.format(*(_digits(float(v)) if _is_float(v) else v for v in near.groups()[::-1]))
+    if near: return f'got {_tidy(near[2])}, expected {_tidy(near[1])}'
     if text and isinstance(e, AssertionError): return text
     frames = [s for s in traceback.extract_tb(e.__traceback__) if s.line]
     line = frames[-1].line if frames else ''
@@ -188,9 +188,10 @@ def _said(e):
 
 def _cut(text): return text if len(text)<=200 else text[:197]+'...'
 
-def _is_float(text):
-    try: return math.isfinite(float(text))
-    except ValueError: return False
+def _tidy(text):
+    "A number in a message with six digits."
+    try: return _digits(float(text))
+    except ValueError: return text
 
 # %% ../nbs/00_notation.ipynb #421e4db1
 def _explain(f, e, check=None):

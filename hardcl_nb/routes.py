@@ -31,7 +31,8 @@ class Page:
 # %% ../nbs/01_routes.ipynb #f76466e4
 def _shown(cell):
     "Is this code that a reader sees?"
-    return cell['cell_type']=='code' and not re.search(r'^#\|\s*(hide|echo: false|default_exp)', ''.join(cell['source']), re.M)
+    aside = re.search(r'^#\|\s*(hide|echo: false|default_exp)', ''.join(cell['source']), re.M)
+    return cell['cell_type']=='code' and not aside
 
 def _prose(cells):
     "The prose of a page without what stands folded."
@@ -56,13 +57,16 @@ def read_page(
 
 # %% ../nbs/01_routes.ipynb #ab4434ac
 routes = {
-    'a taste': ['00_notation', '02_game', '03_psi', '07_etf', '71_kappa', '79_choosing'],
-    'the theory': ['00_notation', '02_game', '03_psi', '04_hardening', '05_worlds', '06_domination', '07_etf', '08_bounds',
-        '09_free', '10_hucl', '11_certificate', '12_optimum', '13_dimensional', '14_batching', '15_rates', '16_proved',
-        '17_linear', '72_random_start', '73_hucl_measured', '79_results'],
-    'the practitioner': ['00_notation', '02_game', '25_contrastive', '50_data', '54_encoders', '56_loop', '40_spectrum',
-        '41_collapse', '53_augment', '57_probes', '58_recipes', '63_folder', '65_cli', '66_compare', '68_diagnose',
-        '68_monitor', '70_cifar100', '71_kappa', '79_choosing']}
+    'a taste': [
+        '00_notation', '02_game', '03_psi', '07_etf', '71_kappa', '79_choosing'],
+    'the theory': [
+        '00_notation', '02_game', '03_psi', '04_hardening', '05_worlds', '06_domination', '07_etf', '08_bounds',
+        '09_free', '10_hucl', '11_certificate', '12_optimum', '13_dimensional', '14_batching', '15_rates',
+        '16_proved', '17_linear', '72_random_start', '73_hucl_measured', '79_results'],
+    'the practitioner': [
+        '00_notation', '02_game', '25_contrastive', '50_data', '54_encoders', '56_loop', '40_spectrum',
+        '41_collapse', '53_augment', '57_probes', '58_recipes', '63_folder', '65_cli', '66_compare',
+        '68_diagnose', '68_monitor', '70_cifar100', '71_kappa', '79_choosing']}
 
 # %% ../nbs/01_routes.ipynb #2bfece3f
 def route_minutes(

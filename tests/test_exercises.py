@@ -75,7 +75,7 @@ own = { # exercises with many right answers, of which scaled ones are some, or w
     'predicted_ratio': [times(1.2), times(.8)], # against a sample, and two approximations are right
     'lonely': [times(1.1), times(.9)],
     'parity': [lambda f: lambda: replace(f(), classes=('odd', 'even')), lambda f: lambda: replace(f(), test_y=0*f().test_y)],
-    'seen_twice': [always(lambda cfg: 1), always(lambda cfg: -1)],
+
     'imports': [always(lambda code: set()), always(lambda code: {'torch', 'dataclasses'})],
     'hostile': [asked(lambda path, message: (path, '')), asked(lambda path, message: (path, message[:3]))],
     'patient': [asked(lambda share: (1.,)), asked(lambda share: (share/2,))],
