@@ -4,8 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
-from hardcl_nb.runs.config import RunConfig
-from hardcl_nb.runs.grid import run_name
+from hardcl_nb.runs.config import RunConfig, run_name
 from hardcl_nb.training.data import Data
 from hardcl_nb.training.datasets import load_dataset
 from hardcl_nb.training.images import save_npz

@@ -27,7 +27,8 @@ from ..training.data import Data, hold_out
 from ..training.datasets import load_dataset
 from ..training.encoders import make_encoder, near_nc
 from ..training.images import Pixels, pixel_stats
-from ..training.loop import Chunked, probe_subset, recorder, schedule
+from ..training.chunked import Chunked
+from ..training.loop import probe_subset, recorder, schedule
 from ..training.streams import StreamedData, file_batches, stream_folder
 from ..training.processes import gather_shares, my_share, on_first, rank_and_size, sync_batchnorm
 
@@ -162,7 +163,7 @@ def build_bound(
     if cfg.raw: # with aligned positives, as without hardness at a lower temperature
         alone = beta/cfg.tau
         return alone+least(beta=0., alpha=cfg.alpha*math.exp(-alone), tau=cfg.tau/(1+beta))
-    return least(beta=beta if cfg.hardening=='exp' else 0., alpha=cfg.alpha, tau=cfg.tau) # a hardening costs, if anything
+    return least(beta=beta if cfg.hardening=='exp' else 0., alpha=cfg.alpha, tau=cfg.tau) # hardenings cost
 
 # %% ../../nbs/61_build.ipynb #604b7525
 def build_run(

@@ -14,8 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 from ..checks import Refused, RefusedType, need
-from .config import RunConfig, check_types, choices, kind_of, kinds, parts
-from .grid import run_name
+from .config import RunConfig, check_types, choices, kind_of, kinds, parts, run_name
 
 # %% ../../nbs/65_cli.ipynb #9f6d335f
 @contextmanager
@@ -206,6 +205,7 @@ class Progress:
 def _facts(rec):
     "What to show of a record."
     text = dict(loss=f"{rec['loss']:.4f}", gap=f"{rec['gap']:.4f}", images=f"{rec['images_per_s']:,.0f}/s")
+    if rec['empty']: text['empty'] = f"{rec['empty']} batches"
     return {k: v for k,v in text.items() if not v.startswith('nan')}
 
 def _train(cfg, how):

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['parts', 'kinds', 'places', 'DataSettings', 'LossSettings', 'EncoderSettings', 'OptimiserSettings', 'MachineSettings',
-           'RunConfig', 'is_hard', 'kind_of', 'check_type', 'check_types', 'choices', 'loss_options', 'obstacles']
+           'RunConfig', 'is_hard', 'kind_of', 'check_type', 'check_types', 'choices', 'loss_options', 'obstacles',
+           'run_name', 'data_name']
 
 # %% ../../nbs/60_config.ipynb #23a761bf
-import math, sys
-from collections.abc import Collection
+import math, os, sys
+from collections.abc import Collection, Sequence
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
@@ -219,3 +220,23 @@ def obstacles(
     shaped = any(now.get(k, 'constant')!='constant' for k in ('lr_schedule', 'beta_schedule'))
     longer = not shaped and now.get('steps', 0)>=old['steps']
     return [k for k in odd if not (longer and k in ('steps', 'epochs'))]
+
+# %% ../../nbs/60_config.ipynb #c4b6105a
+def run_name(
+    cfg:RunConfig,           # Settings of a run
+    axes:Sequence[str]=()    # Further settings that tell it from its neighbours
+) -> str: # For instance 'digits-hscl-b5-ball-s0', or 'digits-hscl-b5-ball-s0-tau0.5'
+    "A short name for a run, unique within a comparison over data, method, hardness, norm, seed and what `axes` says."
+    more = ''.join(f'-{k}{_plain(getattr(cfg, k))}' for k in axes)
+    return f'{data_name(cfg.data)}-{cfg.method}-b{cfg.beta:g}-{cfg.norm}-s{cfg.seed}{more}'
+
+def data_name(
+    data:str # Name or path of a data set
+) -> str: # The name, or the last part of the path without its ending; what a file name cannot hold becomes _
+    "A short name for a data set."
+    return _plain(Path(data).stem if os.sep in data or data.endswith('.npz') else data) or 'data'
+
+def _plain(v):
+    "A value as part of a name."
+    text = f'{v:g}' if isinstance(v, float) else str(v)
+    return ''.join(c if c.isalnum() or c in '._+' else '_' for c in text)

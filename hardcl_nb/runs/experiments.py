@@ -14,8 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NoReturn
 from ..checks import Refused, need
-from .config import RunConfig, check_types, kinds, places
-from .grid import data_name
+from .config import RunConfig, check_types, data_name, kinds, places
 from .cli import one_line_errors, read_args
 from .compare import run_all, run_folders
 

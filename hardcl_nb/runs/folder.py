@@ -16,8 +16,7 @@ from torch import distributed as dist
 from ..checks import need
 from .build import build_data, build_encoder, build_optimiser, build_run, data_digest
 from .checkpoints import alone, load_checkpoint, read_checkpoint, save_checkpoint
-from .config import RunConfig, obstacles, places
-from .grid import data_name
+from .config import RunConfig, data_name, obstacles, places
 from .storage import Log, read_csv, store, stored
 from ..training.loop import train
 from ..training.processes import Interrupted, interruptible, on_first, pick_device, processes, rank_and_size
@@ -79,7 +78,7 @@ def _reopen(cfg, out, was, about, digest):
 
 # %% ../../nbs/63_folder.ipynb #825dd6b9
 _keys = ('data', 'method', 'beta', 'norm', 'seed')
-_speed = ('images_per_s', 'memory_mb')
+_speed = ('images_per_s', 'memory_mb', 'empty')
 
 def _logs(out, rec):
     "The tables that a record belongs into."

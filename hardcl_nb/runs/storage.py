@@ -15,8 +15,7 @@ from typing import Any
 from .. import __version__
 from ..checks import Refused, need
 from .checkpoints import naming, read_checkpoint, write_text
-from .config import RunConfig, kinds, obstacles, places
-from .grid import data_name
+from .config import RunConfig, data_name, kinds, obstacles, places
 
 # %% ../../nbs/62_storage.ipynb #b50f35f2
 def read_csv(

@@ -106,11 +106,13 @@ def file_batches(
     y, check = torch.tensor(data.labels), check_count(workers, 'workers', 0)
     order = index_batches(y, batch_size, per_class=per_class, seed=seed, start=start)
     lists = ((share(ix) if share else ix).tolist() for ix in order)
-    loader = DataLoader(_Files(data.files, data.labels, data.size), batch_sampler=lists, num_workers=check, # type: ignore[arg-type]
-        pin_memory=torch.cuda.is_available(), generator=torch.Generator()) # its own: the global one is left alone
-    return _in_words(loader)
+    how:dict[str, Any] = dict(batch_sampler=lists, num_workers=check, pin_memory=torch.cuda.is_available())
+    loader = DataLoader(_Files(data.files, data.labels, data.size), generator=torch.Generator(), **how)
+    return _in_words(loader) # its own generator: the global one is left alone
 
 def _in_words(loader):
     "Its batches; what a worker process found wrong is said without its traceback."
     try: yield from loader
-    except Refused as e: raise Refused(str(e).strip().splitlines()[-1].removeprefix('hardcl_nb.checks.Refused: ')) from None
+    except Refused as e:
+        last = str(e).strip().splitlines()[-1]
+        raise Refused(last.removeprefix('hardcl_nb.checks.Refused: ')) from None
