@@ -14,7 +14,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 from ..checks import Refused, RefusedType, need
-from .config import RunConfig, check_types, choices, kind_of, kinds, parts, run_name
+from .config import RunConfig, check_types, choices, kind_of, kinds, parts
+from .grid import run_name
 
 # %% ../../nbs/65_cli.ipynb #9f6d335f
 @contextmanager

@@ -14,7 +14,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NoReturn
 from ..checks import Refused, need
-from .config import RunConfig, check_types, data_name, kinds, places
+from .config import RunConfig, check_types, kinds, places
+from .grid import data_name
 from .cli import one_line_errors, read_args
 from .compare import run_all, run_folders
 
@@ -67,7 +68,7 @@ def digest_of(
     cfgs:Sequence[RunConfig] # Settings of runs
 ) -> str: # 64 hexadecimal digits
     "What tells one set of settings from another; a data set counts by its name, wherever it lies."
-    later = [('chunk', None)] # settings that came after the first results, with what they were before
+    later = [('chunk', None), ('raw', False), ('stream', False)] # settings that came after the first results, with what they were before
     said = [{k: v for k,v in asdict(c).items() if k not in places and (k, v) not in later} for c in cfgs]
     bare = [{k: data_name(v) if k=='data' else v for k,v in s.items()} for s in said]
     return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()

@@ -16,7 +16,8 @@ from torch import distributed as dist
 from ..checks import need
 from .build import build_data, build_encoder, build_optimiser, build_run, data_digest
 from .checkpoints import alone, load_checkpoint, read_checkpoint, save_checkpoint
-from .config import RunConfig, data_name, obstacles, places
+from .config import RunConfig, obstacles, places
+from .grid import data_name
 from .storage import Log, read_csv, store, stored
 from ..training.loop import train
 from ..training.processes import Interrupted, interruptible, on_first, pick_device, processes, rank_and_size

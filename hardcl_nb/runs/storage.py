@@ -15,7 +15,8 @@ from typing import Any
 from .. import __version__
 from ..checks import Refused, need
 from .checkpoints import naming, read_checkpoint, write_text
-from .config import RunConfig, data_name, kinds, obstacles, places
+from .config import RunConfig, kinds, obstacles, places
+from .grid import data_name
 
 # %% ../../nbs/62_storage.ipynb #b50f35f2
 def read_csv(
