@@ -14,6 +14,7 @@ def markdown(cell):
         return re.sub(r'\]\((?!http|#)([^)]+)\)', r'](nbs/\1)', s)
     if '#| hide' in s: return ''
     out = ''.join(''.join(o.get('text', '')) for o in cell['outputs'])
+    if s.startswith('#| echo: false') and not out: return '(A film, to be played on [the site](https://hardcl.github.io/hardcl_nb).)'
     if '#| echo: false' in s: return f'```\n{out.rstrip()}\n```'
     code = '\n'.join(l for l in s.splitlines() if not l.startswith('#|'))
     return f'```python\n{code}\n```' + (f'\n\n```\n{out.rstrip()}\n```' if out else '')

@@ -1,6 +1,6 @@
 """Write the pages of reference that are made from the rest: the API by task, the index of theorems, the bibliography.
 
-    python .ci/reference.py            write nbs/api.ipynb, nbs/theorems.ipynb, nbs/bibliography.ipynb
+    python .ci/reference.py            write nbs/api.ipynb, nbs/theorems.ipynb, nbs/bibliography.ipynb, nbs/llms.txt
     python .ci/reference.py --check    are they what the rest says?
 """
 import ast, functools, json, re, sys, unicodedata
@@ -185,6 +185,17 @@ def bibliography():
             out.append(f"- {w['authors']}{' ('+w['year']+')' if w['year'] else ''}: {name}{', '+w['where'] if w['where'] else ''}. In {where}.")
         yield '\n'.join(out)
 
+# ---- the site in one file, for machines that read ----
+def llms():
+    "A list of all pages with what each is about, as https://llmstxt.org has it."
+    site, text = 'https://hardcl.github.io/hardcl_nb/', (nbs/'sidebar.yml').read_text(encoding='utf-8')
+    about = lambda p: next(l[2:] for l in prose(p)[0].splitlines() if l.startswith('> '))
+    out = [f'# {title(nbs/"index.ipynb")}', f'> {about(nbs/"index.ipynb")}']
+    for name,files in re.findall(r'- section: (.*)\n +contents:\n((?: +- \S+\.ipynb\n?)+)', text):
+        pages = [nbs/f for f in re.findall(r'- (\S+)', files)]
+        out.append('\n'.join([f'## {name}', '', *(f"- [{title(p)}]({site}{re.sub(r'^[0-9]+_', '', p.stem)}.html): {about(p)}" for p in pages)]))
+    return '\n\n'.join(out)+'\n'
+
 # ---- writing ----
 def notebook(parts, name):
     made = [dict(cell_type='markdown', id=f'{name[:4]}{k:04}', metadata={}, source=s.splitlines(True)) for k,s in enumerate(parts)]
@@ -194,9 +205,8 @@ def notebook(parts, name):
 pages = dict(api=api, theorems=theorems, bibliography=bibliography)
 
 def main():
-    old = []
-    for name,make in pages.items():
-        path, text = nbs/f'{name}.ipynb', notebook(make(), name)
+    old, made = [], {nbs/f'{name}.ipynb': notebook(make(), name) for name,make in pages.items()}
+    for path,text in (made | {nbs/'llms.txt': llms()}).items():
         if path.exists() and path.read_text(encoding='utf-8')==text: continue
         old.append(path.name)
         if '--check' not in sys.argv: path.write_text(text, encoding='utf-8')

@@ -105,8 +105,12 @@ if (typeof module !== 'undefined') module.exports = api;
 if (typeof document === 'undefined') return;
 
 // ---------------------------------------------------------------- what one sees
-const colours = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#8c6d00', '#56b4e9', '#7f3c8d', '#5a5a5a', '#e31a1c', '#33a02c'];
+const onLight = ['#0072b2', '#d55e00', '#00855f', '#b5508a', '#8c6d00', '#2a86c4', '#7f3c8d', '#5a5a5a', '#d3191b', '#2c8a26']; // each 3:1 on white or more
+const onDark = ['#3fa7e8', '#f58235', '#19c795', '#e79ac6', '#d0a93a', '#8fd0f7', '#c48bd2', '#b5b5b5', '#ff7a7c', '#6fd166']; // and on #222
 const methods = {SCL: {supervised: true, hard: false}, HSCL: {supervised: true, hard: true}, UCL: {supervised: false, hard: false}, HUCL: {supervised: false, hard: true}};
+
+// Is the ink light, so the paper dark? The answer of the page, whatever its theme is called.
+const dark = ink => { const [a, b, c] = (ink.match(/[\d.]+/g) || [0, 0, 0]).map(Number); return a + b + c > 382; };
 
 function element(tag, attrs, ...children) {
   const e = document.createElement(tag);
@@ -163,47 +167,54 @@ function playground(box) {
 
   const project = v => { // to the canvas, with the depth
     const [x, y, z] = [v[0], v[1], v[2] || 0], c = Math.cos(turn), s = Math.sin(turn), a = Math.cos(tilt), b = Math.sin(tilt);
-    if (o.d === 2) return [320 + 280 * x, 320 - 280 * y, 0];
+    if (o.d === 2) return [320 + 260 * x, 320 - 260 * y, 0];
     const u = c * x + s * z, w = -s * x + c * z;
-    return [320 + 280 * u, 320 - 280 * (a * y - b * w), b * y + a * w];
+    return [320 + 260 * u, 320 - 260 * (a * y - b * w), b * y + a * w];
   };
   const back = (px, py, depth) => {
-    const u = (px - 320) / 280, v = (320 - py) / 280, c = Math.cos(turn), s = Math.sin(turn), a = Math.cos(tilt), b = Math.sin(tilt);
+    const u = (px - 320) / 260, v = (320 - py) / 260, c = Math.cos(turn), s = Math.sin(turn), a = Math.cos(tilt), b = Math.sin(tilt);
     if (o.d === 2) return [u, v];
     const y = a * v + b * depth, w = -b * v + a * depth;
     return [c * u - s * w, y, s * u + c * w];
   };
 
   function draw() {
-    const g = picture.getContext('2d'), ink = getComputedStyle(box).color;
+    const g = picture.getContext('2d'), ink = getComputedStyle(box).color, night = dark(ink), colours = night ? onDark : onLight, middle = project([0, 0, 0]);
     g.clearRect(0, 0, 640, 640); g.lineWidth = 1.5; g.strokeStyle = '#8889';
-    g.beginPath(); g.arc(320, 320, 280, 0, 7); g.stroke();
+    g.beginPath(); g.arc(320, 320, 260, 0, 7); g.stroke();
     if (o.d === 3) for (const k of [0, 1]) { // equator and a meridian
       g.beginPath();
       for (let t = 0; t <= 64; t++) { const f = t * Math.PI / 32, p = project(k ? [0, Math.cos(f), Math.sin(f)] : [Math.cos(f), 0, Math.sin(f)]); t ? g.lineTo(p[0], p[1]) : g.moveTo(p[0], p[1]); }
       g.globalAlpha = .35; g.stroke(); g.globalAlpha = 1;
     }
+    g.lineWidth = 3;
+    means(state, o).forEach((v, c) => { const [x, y] = project(v); g.strokeStyle = colours[c % 10]; g.globalAlpha = .7; g.beginPath(); g.moveTo(middle[0], middle[1]); g.lineTo(x, y); g.stroke(); });
     const dots = state.z.map((v, i) => [...project(v), state.y[i]]).sort((a, b) => a[2] - b[2]);
     for (const [x, y, depth, c] of dots) { g.globalAlpha = o.d === 3 ? .55 + .45 * (depth + 1) / 2 : .85; g.fillStyle = colours[c % 10]; g.beginPath(); g.arc(x, y, 9, 0, 7); g.fill(); }
-    g.globalAlpha = 1; g.font = 'bold 24px sans-serif'; g.textAlign = 'center'; g.textBaseline = 'middle';
-    means(state, o).forEach((v, c) => { const [x, y] = project(v.map(t => 1.12 * t)); g.lineWidth = 5; g.strokeStyle = '#fff'; g.strokeText(c + 1, x, y); g.fillStyle = colours[c % 10]; g.fillText(c + 1, x, y); });
+    g.globalAlpha = 1; g.font = 'bold 30px sans-serif'; g.textAlign = 'center'; g.textBaseline = 'middle';
+    means(state, o).forEach((v, c) => { // a number beyond each class mean
+      const r = Math.hypot(...v) || 1, [x, y] = project(v.map(t => (1 + .13 / r) * t));
+      g.lineWidth = 6; g.strokeStyle = night ? '#222' : '#fff'; g.strokeText(c + 1, x, y); g.fillStyle = colours[c % 10]; g.fillText(c + 1, x, y);
+    });
     chart(curve.getContext('2d'), ink);
     words();
   }
   function chart(g, ink) {
     const low = bound(o.C, o.m, options()), ys = seen.map(p => p[1]), hi = Math.max(...ys, low) + .02, lo = Math.min(...ys, low) - .02, last = Math.max(count, 50);
     const X = t => 90 + 530 * t / last, Y = v => 580 - 540 * (v - lo) / (hi - lo);
-    g.clearRect(0, 0, 640, 640); g.strokeStyle = g.fillStyle = ink; g.lineWidth = 1.5; g.font = '22px sans-serif';
+    g.clearRect(0, 0, 640, 640); g.strokeStyle = g.fillStyle = ink; g.lineWidth = 1.5; g.font = '26px sans-serif';
     g.beginPath(); g.moveTo(90, 30); g.lineTo(90, 580); g.lineTo(620, 580); g.stroke();
     g.textAlign = 'right'; g.fillText(hi.toFixed(2), 82, 48); g.fillText(lo.toFixed(2), 82, 580); g.fillText(last + ' steps', 620, 615); g.textAlign = 'left'; g.fillText('loss', 98, 40);
-    g.setLineDash([10, 8]); g.beginPath(); g.moveTo(90, Y(low)); g.lineTo(620, Y(low)); g.stroke(); g.setLineDash([]); g.textAlign = 'right'; g.fillText('least possible', 620, Y(low) - 14);
-    g.strokeStyle = '#d55e00'; g.lineWidth = 4; g.beginPath(); seen.forEach(([t, v], k) => k ? g.lineTo(X(t), Y(v)) : g.moveTo(X(t), Y(v))); g.stroke();
+    g.setLineDash([10, 8]); g.beginPath(); g.moveTo(90, Y(low)); g.lineTo(620, Y(low)); g.stroke(); g.setLineDash([]); g.textAlign = 'left'; g.fillText('least possible', 100, Y(low) - 14); // on the left the loss is high
+    g.strokeStyle = dark(ink) ? onDark[1] : onLight[1]; g.lineWidth = 4; g.beginPath(); seen.forEach(([t, v], k) => k ? g.lineTo(X(t), Y(v)) : g.moveTo(X(t), Y(v))); g.stroke();
   }
   function words() {
     const mu = means(state, o), low = bound(o.C, o.m, options()), loss = seen[seen.length - 1][1], cos = [];
     for (let a = 0; a < o.C; a++) for (let b = 0; b < a; b++) cos.push(dot(mu[a], mu[b]) / (Math.hypot(...mu[a]) * Math.hypot(...mu[b]) || 1));
     const zero = Math.hypot(...mu[0].map((_, k) => mu.reduce((s, v) => s + v[k], 0) / o.C)), r = mu.reduce((s, v) => s + Math.hypot(...v) / o.C, 0);
-    say.textContent = `loss ${loss.toFixed(4)}, least possible ${low.toFixed(4)}, gap ${(loss - low).toFixed(4)}; cosines of class means ${Math.min(...cos).toFixed(2)} to ${Math.max(...cos).toFixed(2)}`
+    if (o.C < 2) { say.textContent = 'One class alone has no negatives: nothing pushes, and the loss is 0.'; return; }
+    const gap = loss - low, small = Math.abs(gap) < 5e-5 ? 0 : gap;
+    say.textContent = `loss ${loss.toFixed(4)}, least possible ${low.toFixed(4)}, gap ${small.toFixed(4)}; cosines of class means ${Math.min(...cos).toFixed(2)} to ${Math.max(...cos).toFixed(2)}`
       + ` (ETF: ${(-1 / (o.C - 1)).toFixed(2)}); mean length ${r.toFixed(2)}, zero-sum ${zero.toFixed(2)}` + (o.d < o.C - 1 ? `. ${o.C} classes need ${o.C - 1} dimensions for the optimum: here they have ${o.d}.` : '.');
   }
 
@@ -231,7 +242,7 @@ function playground(box) {
   box.classList.add('hardcl-pg');
   box.append(element('style', {}, style),
     element('div', {class: 'row'}, choice('loss', Object.keys(methods), o.method, set('method')), slider('β', 0, 30, 1, o.beta, set('beta')), slider('classes', 2, 10, 1, o.C, set('C')), slider('points', 2, 20, 1, o.m, set('m')),
-      choice('space', ['sphere in 3D', 'circle in 2D'], 'sphere in 3D', v => set('d')(v[0] === 'c' ? 2 : 3)), choice('norm', ['ball', 'sphere'], 'ball', v => set('sphere')(v === 'sphere')),
+      choice('dimensions', ['3', '2'], '3', v => set('d')(+v)), choice('norm', ['ball', 'sphere'], 'ball', v => set('sphere')(v === 'sphere')),
       choice('start', ['random', 'collapsed', 'optimal'], o.start, set('start')), choice('weights', ['held fixed', 'attached'], 'held fixed', v => set('detach')(v === 'held fixed'))),
     element('div', {class: 'row'}, go, element('button', {type: 'button', onclick: () => advance(1)}, 'Step'), element('button', {type: 'button', onclick: () => { o.seed++; again(); }}, 'New start'), element('button', {type: 'button', onclick: again}, 'Restart')),
     element('div', {class: 'pics'}, picture, curve), say);

@@ -38,7 +38,7 @@ def picture(
         loss.set(title='loss, and its bound (dashed)', xlabel='step')
         nc.set(title='defects of Neural Collapse', xlabel='step', yscale='log')
         lam.set(title='spectrum of class means', xlabel='index', ylim=(0, 1.05))
-        if nc.lines: nc.legend(fontsize=8)
+        if nc.lines: nc.legend(fontsize=9)
     return png(fig)
 
 def _line(ax, x, y, label, **look):
