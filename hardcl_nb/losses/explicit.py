@@ -17,8 +17,9 @@ from .panels import check_like
 
 # %% ../../nbs/28_explicit.ipynb #26ead573
 class _Pools(NamedTuple):
-    "Hardness and weights of a direction, by pool; explicit negatives come after n positives, sorted by owner."
-    n:int
+    "Hardness and weights of a direction, by pool; columns: positives, others, explicit negatives sorted by owner."
+    rows:int      # anchors
+    n:int         # positives and others: columns before the explicit negatives
     inside:float  # hardness in the batch
     own:float     # hardness of an anchor's own explicit negatives
     log_in:float  # log of the weight in the batch; -∞ leaves it out
@@ -28,16 +29,28 @@ class _Pools(NamedTuple):
 
     def mine(self, I):
         "Rows and columns, within a strip, of the explicit negatives that its anchors own."
+        if not len(self.owner): return self.owner, self.owner
         cut = torch.searchsorted(self.owner, torch.tensor([I.start, I.stop], device=self.owner.device))
         return self.owner[cut[0]:cut[1]]-I.start, torch.arange(*cut.tolist(), device=self.owner.device)+self.n
 
     def counts(self):
         "How many negatives each anchor has, (n, 1)."
-        k = torch.bincount(self.owner, minlength=self.n)[:,None].to(_long(self.owner))
+        k = torch.bincount(self.owner, minlength=self.rows)[:,None].to(_long(self.owner))
         if self.log_in==-math.inf: return k
         return self.n-1+(torch.full_like(k, len(self.owner)) if self.shared else k)
 
 # %% ../../nbs/28_explicit.ipynb #4894abcc
+def _logits(t, h, I, g, one):
+    "In place (one+β)s+log v of the rows I, less (one+inside)h, from (1+inside)(s-h); -∞ where a column is no negative."
+    at, b = g.mine(I), torch.arange(len(t), device=t.device)
+    own = t[at]*((one+g.own)/(1+g.inside))+(g.log_own+(g.own-g.inside)*h[I][at[0],0])
+    if one!=1: t *= (one+g.inside)/(1+g.inside)
+    if g.log_in: t += g.log_in
+    if not g.shared: t[:,g.n:] = -math.inf
+    t[at] = own.to(t)
+    t[b,I.start+b] = -math.inf
+    return t
+
 def _by_hardness(x, I, g, one):
     "x_ij (one+β_ij) in place."
     at = g.mine(I)
@@ -46,22 +59,12 @@ def _by_hardness(x, I, g, one):
     x[at] = own
     return x
 
-def _logits(s, I, g, one):
-    "(one+β)s + log v of the rows I, (b, n+K); -∞ where a column is no negative."
-    at, t, b = g.mine(I), _by_hardness(s.clone(), I, g, one), torch.arange(len(s), device=s.device)
-    own = t[at]+g.log_own
-    if g.log_in: t += g.log_in
-    if not g.shared: t[:,g.n:] = -math.inf
-    t[at] = own
-    t[b,I.start+b] = -math.inf
-    return t
-
 def _long(x): return torch.float32 if x.device.type=='mps' else torch.float64 # sums of rows
 
-def _power(t, shifted):
-    "e^t/e^m in place, its sums (b, 1) and m, in float64."
+def _power(t, shifted, work):
+    "e^t/e^m in the type `work`, its sums (b, 1) and m, in float64."
     m = t.amax(1, keepdim=True) if shifted else t.new_zeros(1, 1)
-    e = (t.sub_(m) if shifted else t).exp_()
+    e = (t.sub_(m) if shifted else t).to(work).exp_()
     return e, e.sum(1, keepdim=True).to(_long(t)), m.to(_long(t))
 
 # %% ../../nbs/28_explicit.ipynb #d2afce77
@@ -73,46 +76,77 @@ def _head(A, sp, count, o, grad):
         loss = outer(x+o.log_q(count), o.alpha)
         return loss.detach(), *(torch.autograd.grad(loss.sum(), (A, sp)) if grad else (None, None))
 
-def _strip(a, c, I, g, count, o, shifted, D):
-    "Losses of the rows I, (b, 1); with D, a pair, their slopes in rows and columns are added to it."
-    s = a[I]@c.T
-    sp = (a[I].to(_long(a))*c[I]).sum(1, keepdim=True)
-    e, Z, m = _power(_logits(s, I, g, 1.), shifted)
-    if o.raw: A, v = Z.log()+m-count.log(), None
+class _Side(NamedTuple):
+    "A direction, prepared: rows times (1+inside)/τ, columns less their centre, and what a row loses by that."
+    x:Tensor   # (n, d)
+    y:Tensor   # (n+..., d)
+    h:Tensor   # a·centre/τ, (n, 1), or zeros; in float64
+    sp:Tensor  # similarity to the positive, (n, 1), in float64
+    count:Tensor # negatives, (n, 1)
+    shifted:bool # do exponents need a shift?
+
+def _strip(k, I, g, o, D):
+    "Losses of the rows I, (b, 1); with D, a pair, their slopes in rows and columns are put there."
+    s, sp, count, long = _product(k.x[I], k.y), k.sp[I], k.count[I], _long(k.x)
+    t = None if o.raw else s.clone()
+    e, Z, m = _power(_logits(s, k.h, I, g, 1.), k.shifted, k.x.dtype)
+    A = Z.log()+m+(1+g.inside)*k.h[I].to(long)
+    if t is None: A, v = A-count.log(), None
     else:
-        v, V, mv = _power(_logits(s, I, g, 0.), shifted)
-        A = Z.log()+m-V.log()-mv
+        v, V, mv = _power(_logits(t, k.h, I, g, 0.), k.shifted, k.x.dtype)
+        A = A-V.log()-mv-g.inside*k.h[I].to(long)
     loss, dA, dp = _head(A, sp, count, o, D is not None)
     if D is None: return loss
-    f, dp = (dA/Z).to(s), dp.to(s)
+    f, dp = (dA/Z).to(e), dp.to(e)
     if not o.detach:
         e = _by_hardness(e.mul_(f), I, g, 1.)
-        if v is not None: e -= _by_hardness(v.mul_((dA/V).to(s)), I, g, 0.)
+        if v is not None: e -= _by_hardness(v.mul_((dA/V).to(e)), I, g, 0.)
         f = torch.ones_like(f)
-    D[0][I] += (e@c)*f+dp*c[I] # a factor of a row waits until the product is narrow
-    D[1].addmm_(e.T, a[I]*f)
-    D[1][I] += dp*a[I]
+    D[0][I] = (e@k.y)*f+dp*k.y[I] # a factor of a row waits until the product is narrow
+    D[1].addmm_(e.T, k.x[I]*f)
+    D[1][I] += dp*k.x[I]
     return loss
 
 # %% ../../nbs/28_explicit.ipynb #b62eb4da
-def _precision(a, c, g, o, look):
-    "Type to compute in, and whether exponents need a shift."
-    k = 1+max(g.inside, g.own)
+def _product(x, y):
+    "x·yᵀ, in short sums: these round less than one long one; in float64 where rows are short."
+    d = x.shape[1]
+    if d<=64: x, y = x.to(_long(x)), y.to(_long(y))
+    step = d if x.dtype==torch.float64 else min(64, d//4)
+    s = x[:,:step]@y[:,:step].T
+    for k in range(step, d, step): s.addmm_(x[:,k:k+step], y[:,k:k+step].T)
+    return s
+
+def _reach(a, c, g, o, look):
+    "The largest exponent that there may be."
     longest = lambda x: float(torch.linalg.vector_norm(x, dim=1, dtype=result_type(x)).max()) if look else 1e30
-    reach = k*longest(a)*longest(c)/o.tau+abs(g.log_own)+(abs(g.log_in) if g.log_in>-math.inf else 0)
-    if a.device.type=='mps': return torch.float32, reach>=60 # it has no float64
-    steep = a.dtype==torch.float64 or o.tau_plus>0 or k>1 and not o.detach
-    return (torch.float64, reach>=600) if steep or reach>16.2 else (torch.float32, False)
+    logs = abs(g.log_own)+(abs(g.log_in) if g.log_in>-math.inf else 0)
+    return (1+max(g.inside, g.own))*longest(a)*longest(c)/o.tau+logs
+
+def _prepared(a, c, g, o, look):
+    "A direction in the type to compute in."
+    mps = a.device.type=='mps' # it has no float64
+    attached = max(g.inside, g.own)>0 and not o.detach
+    fine = not (a.dtype==torch.float64 or o.tau_plus>0 or attached or mps) and look
+    centre = c.mean(0, dtype=_long(c)).to(torch.float32) if fine else None
+    y = c.to(torch.float32)-centre if fine else c
+    fine = fine and _reach(a, y, g, o, look)<=40
+    work = torch.float32 if fine or mps else torch.float64
+    reach = 0. if fine else _reach(a, c, g, o, look)
+    x, y = a.to(work)*((1+g.inside)/o.tau), y if fine else c.to(work)
+    long = _long(a)
+    sp = (a.to(long)*c[:len(a)]).sum(1, keepdim=True)/o.tau
+    h = a.to(long)@centre.to(long)[:,None]/o.tau if fine else torch.zeros_like(sp)
+    short = fine and a.shape[1]<=64 # exponents are float64 until the largest is taken off
+    return _Side(x, y, h, sp, g.counts(), short or reach>=(60 if mps else 600))
 
 def _direction(a, c, g, o, grad, look):
     "Mean loss of the rows a, whose positives are the first rows of c, and its slopes in a and in c."
-    work, shifted = _precision(a, c, g, o, look)
-    x, w, n = a.to(work)/o.tau, c.to(work), len(a)
-    D = (torch.zeros_like(x), torch.zeros_like(w)) if grad else None
-    high = max(16, min(128, 2**20//len(c)))
-    strips, count = [slice(b, min(b+high, n)) for b in range(0, n, high)], g.counts()
-    losses = torch.cat([_strip(x, w, I, g, count[I], o, shifted, D) for I in strips])
-    return losses.mean(), *((D[0]/(n*o.tau), D[1]/n) if grad else (None, None))
+    k, n = _prepared(a, c, g, o, look), len(a)
+    D = (torch.empty_like(k.x), torch.zeros_like(k.y)) if grad else None
+    high = max(16, min(256, 2**21//len(c)))
+    losses = torch.cat([_strip(k, slice(b, min(b+high, n)), g, o, D) for b in range(0, n, high)])
+    return losses.mean(), *((D[0].div_(n*o.tau), D[1].div_(n*(1+g.inside))) if grad else (None, None))
 
 # %% ../../nbs/28_explicit.ipynb #a56c2eed
 def _check_explicit(anchor, negatives, owner, validate):
@@ -158,7 +192,7 @@ def _check_pools(n, owner, beta, on, pool_weight, shared, sides):
     need(some, 'on', repr(on), "'all' or 'in_batch' where there are no explicit negatives")
     log_in = math.log(inside) if inside else -math.inf
     at = lambda b: (b*(on!='explicit'), b*(on!='in_batch'))
-    g = _Pools(n, *at(beta), log_in, math.log(own), shared and inside>0, owner)
+    g = _Pools(n, n, *at(beta), log_in, math.log(own), shared and inside>0, owner)
     lone = int((g.counts()<1).sum())
     need(not lone, 'negatives', f'{lone} of {n} anchors without one', 'a negative for each anchor')
     alone = n>1 and inside>0 or sides=='rows'

@@ -134,7 +134,7 @@ class HardNegativeRankingLoss(nn.Module):
         rows = [len(x) for x in embeddings]
         need(len(set(rows))==1, 'sentence_features', f'{rows} rows', 'columns of equal length')
         kind, mps = result_type(embeddings[0]), embeddings[0].device.type=='mps' # which has no float64
-        unit = lambda x: F.normalize(x.to(torch.float32 if mps else torch.float64), dim=1)
+        unit = lambda x: F.normalize(x.to(torch.float32 if mps else torch.float64), dim=1).to(kind)
         if self.similarity_fct=='cos_sim': embeddings = [unit(x) for x in embeddings]
         negatives = torch.stack(list(embeddings[2:]), 1) if columns>2 else None
         options = {k: getattr(self, k) for k in _passed}
