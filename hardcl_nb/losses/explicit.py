@@ -181,7 +181,17 @@ def two_numbers(
 # %% ../../nbs/28_explicit.ipynb #5feb5b97
 pools = ('all', 'in_batch', 'explicit') # where hardness acts
 
-def _check_pools(n, owner, beta, on, pool_weight, shared, sides):
+def _check_others(others, anchor, sides, validate):
+    "Further negatives of all anchors, and of all positives, (F, d) each."
+    both = others if isinstance(others, (tuple, list)) else (others, None)
+    need(len(both)==2, 'others', f'{len(both)} tensors', 'negatives of all anchors, or a pair: of all positives too')
+    need(both[1] is None or sides=='both', 'others', 'a pair', "one tensor where sides is 'rows'")
+    out = [anchor.new_zeros(0, anchor.shape[1]) if x is None else x for x in both]
+    for x in out:
+        if len(x) or not isinstance(x, Tensor): check_like(x, anchor, 'others', validate, like='anchor')
+    return out
+
+def _check_pools(n, more, owner, beta, on, pool_weight, shared, sides):
     "Hardness and weights by pool, of anchors among columns and of positives among anchors."
     (beta, back), (inside, own) = two_numbers(beta, 'beta'), two_numbers(pool_weight, 'pool_weight', 1.)
     check_choice(on, 'on', pools)
@@ -192,12 +202,12 @@ def _check_pools(n, owner, beta, on, pool_weight, shared, sides):
     need(some, 'on', repr(on), "'all' or 'in_batch' where there are no explicit negatives")
     log_in = math.log(inside) if inside else -math.inf
     at = lambda b: (b*(on!='explicit'), b*(on!='in_batch'))
-    g = _Pools(n, n, *at(beta), log_in, math.log(own), shared and inside>0, owner)
+    g = _Pools(n, n+more[0], *at(beta), log_in, math.log(own), shared and inside>0, owner)
     lone = int((g.counts()<1).sum())
     need(not lone, 'negatives', f'{lone} of {n} anchors without one', 'a negative for each anchor')
-    alone = n>1 and inside>0 or sides=='rows'
+    alone = n+more[1]>1 and inside>0 or sides=='rows'
     need(alone, 'sides', "'both'", "'rows' where a positive has no other anchor for a negative")
-    return g, g._replace(inside=at(back)[0], own=0., log_own=0., owner=owner[:0])
+    return g, g._replace(n=n+more[1], inside=at(back)[0], own=0., log_own=0., owner=owner[:0])
 
 # %% ../../nbs/28_explicit.ipynb #624ba2a9
 def ranking_loss(
@@ -216,6 +226,8 @@ def ranking_loss(
     tau:float=1.,               # Temperature, > 0
     tau_plus:float=0.,          # Class prior of debiased negatives, in [0, 1), with raw=False; 0 is off
     sides:str='rows',           # 'rows': anchors alone; 'both': positives among the anchors too, the mean of both
+    others:Tensor|tuple[Tensor|None,Tensor|None]|None=None, # Further in-batch negatives of every anchor, (F, d): a
+                                # queue, or what other devices hold; two: of every positive too, if sides='both'
     validate:bool=True          # Look at the values too? (on a GPU this waits for the device)
 ) -> Tensor: # Loss, a scalar; float64 for float64 embeddings, else float32
     """The loss of anchors with positives, in-batch and explicit negatives, at any hardness and in linear memory.
@@ -234,15 +246,19 @@ def ranking_loss(
     n = len(anchor)
     need(len(positive)==n, 'positive', f'{len(positive)} rows', f'{n} rows, one for each anchor')
     mined, owner = _check_explicit(anchor, negatives, owner, validate)
-    g, back = _check_pools(n, owner, beta, on, pool_weight, shared, sides)
+    far = _check_others(others, anchor, sides, validate)
+    more = len(far[0]), len(far[1])
+    g, back = _check_pools(n, more, owner, beta, on, pool_weight, shared, sides)
     strength = max(two_numbers(beta, 'beta'))
     o = LossOptions(strength, True, detach, alpha, q, tau, tau_plus, raw).check()
     look = validate or free_look(anchor)
-    def f(a, p, m, slope, wanted):
-        loss, da, dc = _direction(a, torch.cat([p, m]), g, o, any(wanted), look)
+    def f(a, p, m, u, v, slope, wanted):
+        loss, da, dc = _direction(a, torch.cat([p, u, m]), g, o, any(wanted), look)
+        dp, du, dm = dc.split([n, more[0], len(m)]) if any(wanted) else [None]*3
+        dv = torch.zeros_like(v) if any(wanted) else None
         if sides=='both':
-            other, dp, da2 = _direction(p, a, back, o, any(wanted), look)
+            other, dp2, dc = _direction(p, torch.cat([a, v]), back, o, any(wanted), look)
             loss = (loss+other)/2
-            if any(wanted): da, dc = (da+da2)/2, torch.cat([dc[:n]+dp, dc[n:]])/2
-        return loss.to(result_type(a)), da, *((dc[:n], dc[n:]) if any(wanted) else (None, None))
-    return formed(f, anchor, positive, mined, engine='ranking_loss')
+            if any(wanted): da, dp, du, dm, dv = (da+dc[:n])/2, (dp+dp2)/2, du/2, dm/2, dc[n:]/2
+        return loss.to(result_type(a)), da, dp, dm, du, dv
+    return formed(f, anchor, positive, mined, *far, engine='ranking_loss')
