@@ -15,7 +15,8 @@ from torch import distributed as dist
 from torch.utils.checkpoint import checkpoint
 from ..checks import check_choice, check_count, check_number, need
 from .exact import LossOptions, result_type
-from .explicit import pools, ranking_loss, two_numbers
+from .explicit import ranking_loss
+from .pools import pools, two_numbers
 from .panels import check_like
 
 # %% ../../nbs/28_hard.ipynb #cc2546d2
