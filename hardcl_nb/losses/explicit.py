@@ -109,11 +109,15 @@ def _prepared(a, c, g, o, look):
     work = torch.float32 if fine or mps else torch.float64
     reach = 0. if fine else _reach(a, c, g, o, look)
     x, y = a.to(work)*((1+g.inside)/o.tau), y if fine else c.to(work)
-    long = wide(a)
-    sp = (a.to(long)*c[:len(a)]).sum(1, keepdim=True)/o.tau
-    h = a.to(long)@centre.to(long)[:,None]/o.tau if fine else torch.zeros_like(sp)
+    rows = a if fine else a.to(wide(a)) # float32 rounds each product of a sum, but not the sum
+    sp = (rows*c[:len(a)]).sum(1, keepdim=True, dtype=wide(a))/o.tau
+    h = (rows*centre).sum(1, keepdim=True, dtype=wide(a))/o.tau if fine else torch.zeros_like(sp)
     short = fine and a.shape[1]<=64 # exponents are float64 until the largest is taken off
     return _Side(x, y, h, sp, g.counts(), short or reach>=(60 if mps else 600))
+
+def _together(*xs):
+    "One matrix of rows, without a copy where all but the first are empty."
+    return torch.cat(xs) if any(len(x) for x in xs[1:]) else xs[0]
 
 def _direction(a, c, g, o, grad, look):
     "Mean loss of the rows a, whose positives are the first rows of c, and its slopes in a and in c."
@@ -167,11 +171,11 @@ def ranking_loss(
     o = LossOptions(strength, True, detach, alpha, q, tau, tau_plus, raw).check()
     look = validate or free_look(anchor)
     def f(a, p, m, u, v, slope, wanted):
-        loss, da, dc = _direction(a, torch.cat([p, u, m]), g, o, any(wanted), look)
+        loss, da, dc = _direction(a, _together(p, u, m), g, o, any(wanted), look)
         dp, du, dm = dc.split([n, more[0], len(m)]) if any(wanted) else [None]*3
         dv = torch.zeros_like(v) if any(wanted) else None
         if sides=='both':
-            other, dp2, dc = _direction(p, torch.cat([a, v]), back, o, any(wanted), look)
+            other, dp2, dc = _direction(p, _together(a, v), back, o, any(wanted), look)
             loss = (loss+other)/2
             if any(wanted): da, dp, du, dm, dv = (da+dc[:n])/2, (dp+dp2)/2, du/2, dm/2, dc[n:]/2
         return loss.to(result_type(a)), da, dp, dm, du, dv

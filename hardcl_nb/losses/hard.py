@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 from torch import distributed as dist
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 from ..checks import check_choice, check_count, check_number, need
 from .exact import LossOptions, result_type
 from .explicit import ranking_loss
-from .pools import pools, two_numbers
+from .pools import pools, two_numbers, wide
 from .panels import check_like
 
 # %% ../../nbs/28_hard.ipynb #cc2546d2
@@ -84,6 +85,21 @@ def _check_hardness(mode, strength, beta, on, tau, raw):
     need(raw, 'raw', raw, 'True where hardness_mode is given')
     strength = check_number(strength, 'hardness_strength', low=0)
     return (strength*tau, 0.), ranking_presets[mode].fixed['on']
+
+# %% ../../nbs/28_hard.ipynb #c40885aa
+class _Unit(torch.autograd.Function):
+    "Rows scaled to length 1; rows of zeros stay."
+    @staticmethod
+    def forward(ctx, x):
+        r = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=wide(x)).clamp(min=1e-12)
+        u = (x/r).to(x)
+        ctx.save_for_backward(u, r.to(x))
+        return u
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        u, r = ctx.saved_tensors
+        return torch.addcmul(g, u, (u*g).sum(1, keepdim=True), value=-1).div_(r)
 
 # %% ../../nbs/28_hard.ipynb #434ab0d0
 class _Gather(torch.autograd.Function):
@@ -173,11 +189,10 @@ class HardNegativeRankingLoss(nn.Module):
         for x in embeddings: check_like(x, embeddings[0], 'sentence_features', like='the anchors')
         rows = [len(x) for x in embeddings]
         need(len(set(rows))==1, 'sentence_features', f'{rows} rows', 'columns of equal length')
-        kind, mps = result_type(embeddings[0]), embeddings[0].device.type=='mps' # which has no float64
-        unit = lambda x: F.normalize(x.to(torch.float32 if mps else torch.float64), dim=1).to(kind)
-        if self.similarity_fct=='cos_sim': embeddings = [unit(x) for x in embeddings]
+        kind = result_type(embeddings[0])
+        if self.similarity_fct=='cos_sim': embeddings = [_Unit.apply(x.to(kind)) for x in embeddings]
         negatives = torch.stack(list(embeddings[2:]), 1) if columns>2 else None
-        options = {k: getattr(self, k) for k in _passed}|dict(tau=1/self.scale, sides=self.sides)
+        options = {k: getattr(self, k) for k in _passed}|dict(tau=1/self.scale, sides=self.sides, validate=False)
         if self.gather_across_devices: options['others'] = _others(embeddings, self.shared, self.sides)
         return ranking_loss(*embeddings[:2], negatives, **options).to(kind)
 
