@@ -39,8 +39,9 @@ def shift(
     group:Any=None # Process group; all processes, if None
 ) -> Callable[[], Tensor]: # Waits for the tensor of the process before, (n, ...)
     "Send `x` to the next rank and begin to receive `n` rows from the one before; returns what waits for them."
+    world:Any = dist.group.WORLD
     me,size,dev = dist.get_rank(group), dist.get_world_size(group), device_of(group)
-    after,before = (dist.get_global_rank(group or dist.group.WORLD, (me+k)%size) for k in (1, -1))
+    after,before = (dist.get_global_rank(group or world, (me+k)%size) for k in (1, -1))
     out, sent = torch.empty(n, *x.shape[1:], dtype=x.dtype, device=dev), x.to(dev).contiguous()
     both = (dist.isend, sent, after), (dist.irecv, out, before)
     ops = [dist.P2POp(f, t.view(torch.uint8), peer, group) for f,t,peer in both if len(t)]
@@ -52,14 +53,15 @@ def shift(
 
 # %% ../../nbs/30_carried.ipynb #c7c6d03f
 def carry(
-    program:Generator, # Yields (word, tensor, sizes) and is sent the answer; see above
+    program:Generator[tuple, Any, Any], # Yields (word, tensor, sizes) and is sent the answer; see above
     group:Any=None     # Process group; all processes, if None
 ) -> Any: # What the program returns
     "Run a rank's program and carry its words through torch.distributed."
     op,x,n = next(program)
     try:
         while True:
-            if op=='say': dist.all_gather_object(heard := [None]*dist.get_world_size(group), x, group=group)
+            heard:Any = [None]*dist.get_world_size(group)
+            if op=='say': dist.all_gather_object(heard, x, group=group)
             else: heard = (gather if op=='gather' else shift)(x, n, group)
             op,x,n = program.send(heard)
     except StopIteration as end: return end.value

@@ -57,12 +57,12 @@ class _Side(NamedTuple):
     y:Tensor   # (n+..., d)
     h:Tensor   # a·centre/τ, (n, 1), or zeros; in float64
     sp:Tensor  # similarity to the positive, (n, 1), in float64
-    count:Tensor # negatives, (n, 1)
+    many:Tensor # negatives of each row, (n, 1)
     shifted:bool # do exponents need a shift?
 
 def _strip(k, I, g, o, D):
     "Losses of the rows I, (b, 1); with D, a pair, their slopes in rows and columns are put there."
-    s, sp, count, long = _product(k.x[I], k.y), k.sp[I], k.count[I], wide(k.x)
+    s, sp, count, long = _product(k.x[I], k.y), k.sp[I], k.many[I], wide(k.x)
     t = None if o.raw else s.clone()
     e, Z, m = _power(_logits(s, k.h, I, g, 1.), k.shifted, k.x.dtype)
     A = Z.log()+m+(1+g.inside)*k.h[I].to(long)

@@ -114,7 +114,7 @@ def pools_of(
     check_choice(sides, 'sides', ('rows', 'both'))
     check_choice(shared, 'shared', (True, False))
     need(own>0, 'pool_weight', own, 'a weight > 0 of explicit negatives')
-    some = len(owner) or on!='explicit' or not beta
+    some = len(owner)>0 or on!='explicit' or not beta
     need(some, 'on', repr(on), "'all' or 'in_batch' where there are no explicit negatives")
     log_in = math.log(inside) if inside else -math.inf
     at = lambda b: (b*(on!='explicit'), b*(on!='in_batch'))
