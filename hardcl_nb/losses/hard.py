@@ -37,7 +37,8 @@ ranking_presets = {
     'hn-nce': _preset('scenic, verbs_in_action/losses.py', dict(beta=None, alpha=1., detach=False), raw=False,
         sides='both'),
     'llave': _preset('arXiv 2503.04812, equation 5', dict(strength=9.), on='in_batch'),
-    'embeddinggemma': _preset('sentence-transformers, arXiv 2509.20354', dict(strength=5.), on='explicit', shared=False),
+    'embeddinggemma': _preset('sentence-transformers, arXiv 2509.20354', dict(strength=5.), on='explicit',
+        shared=False),
     'simcse': _preset('princeton-nlp/SimCSE, simcse/models.py', dict(log_weight=None), beta=0.),
     **{mode: _preset('sentence-transformers, hardness_mode', dict(strength=None), on=on)
         for mode,on in zip(('all_negatives', 'in_batch_negatives', 'hard_negatives'), pools)}}
@@ -180,7 +181,8 @@ class HardNegativeRankingLoss(nn.Module):
 
     def forward(self, sentence_features, labels=None): # Features of each column; labels are not looked at
         "Embed the columns and rank."
-        return self.compute_loss_from_embeddings([_embed(self.model, f, self.mini_batch_size) for f in sentence_features])
+        embed = lambda features: _embed(self.model, features, self.mini_batch_size)
+        return self.compute_loss_from_embeddings([embed(f) for f in sentence_features])
 
     def compute_loss_from_embeddings(self, embeddings, labels=None): # Anchors, positives, negatives..., (n, d) each
         "The loss of columns that are embedded."
