@@ -10,6 +10,7 @@ from .losses.temperature import LearnedTau as LearnedTau
 from .measures.collapse import CollapseReport as CollapseReport, collapse_report as collapse_report
 from .measures.meter import CollapseMeter as CollapseMeter
 from .runs.config import RunConfig as RunConfig
+from .runs.counterparts import diagnose_pairs as diagnose_pairs
 from .runs.diagnose import diagnose as diagnose
 from .runs.folder import run as run
 from .runs.live import playground as playground

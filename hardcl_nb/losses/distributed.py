@@ -7,16 +7,18 @@ __all__ = ['gather_limit', 'simulate_ranks', 'distributed_loss', 'DistributedLos
 
 # %% ../../nbs/30_distributed.ipynb #d2630793
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from zlib import crc32
 import torch
 from torch import distributed as dist, nn, Tensor
 from ..checks import check_choice, check_count, check_embeddings, check_labels, need
+from .carried import carry
 from .contrastive import ContrastiveLoss
-from .exact import LossOptions, check_pairs, check_weight, class_sizes, transformed
+from .exact import LossOptions, check_pairs, check_weight, class_sizes, result_type, transformed
 from .formed import formed
 from .sweeps import Shares, in_step, row_numbers, sweeps
+from .temperature import shared_tau
 
 # %% ../../nbs/30_distributed.ipynb #ea738e00
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class _How:
     chunk:int=1024
     validate:bool=True
     reduction:str='mean'
+    learned:float|None=None # the temperature now, if it is learned: the same on every rank
     def check(self, o):
         "Refuse what is out of range, in the options `o` of the loss too."
         o.check()
@@ -124,7 +127,7 @@ def _rank(z, y, me, o, how, grad, weight=None):
 # %% ../../nbs/30_distributed.ipynb #c3f90a42
 def _settings(given):
     "Options of the loss and of the ranks, from keywords."
-    known = [k for k in (*vars(LossOptions()), *vars(_How())) if k not in ('tau_plus', 'reduction')]
+    known = [k for k in (*vars(LossOptions()), *vars(_How())) if k not in ('tau_plus', 'reduction', 'learned')]
     need({*given}<={*known}, 'options', ', '.join(given), f"options of distributed_loss: {', '.join(known)}", TypeError)
     return [kind(**{k: v for k,v in given.items() if hasattr(kind, k)}) for kind in (LossOptions, _How)]
 
@@ -143,49 +146,12 @@ def simulate_ranks(
     with torch.no_grad(): ends, received = in_step([_rank(z, y, r, o, how, True, w) for z,y,r,w in ranks])
     return SimpleNamespace(loss=[l for l,_ in ends], grad=[g for _,g in ends], received=received)
 
-# %% ../../nbs/30_distributed.ipynb #9f8409f0
-def _device(group): return torch.device('cuda' if dist.get_backend(group)=='nccl' else 'cpu') # the current one
-
-def _gather(x, n, group):
-    "The tensors of all ranks, of `n` rows each (all alike, if None)."
-    n = n or [len(x)]*dist.get_world_size(group)
-    pad = torch.zeros(max(n), *x.shape[1:], dtype=x.dtype, device=_device(group))
-    pad[:len(x)] = x
-    out = pad.new_empty(len(n)*max(n), *x.shape[1:])
-    send = getattr(dist, 'all_gather_single', None) or dist.all_gather_into_tensor # its name before torch 2.14
-    send(out.view(torch.uint8), pad.view(torch.uint8), group=group)
-    return [b[:k].to(x.device) for b,k in zip(out.split(max(n)), n)]
-
-def _carry(program, group):
-    "Run a rank's program and carry its words through torch.distributed."
-    op,x,n = next(program)
-    try:
-        while True:
-            if op=='say': dist.all_gather_object(heard := [None]*dist.get_world_size(group), x, group=group)
-            else: heard = (_gather if op=='gather' else _shift)(x, n, group)
-            op,x,n = program.send(heard)
-    except StopIteration as end: return end.value
-
-# %% ../../nbs/30_distributed.ipynb #ecf0d28f
-def _shift(x, n, group):
-    "Send `x` to the next rank and begin to receive `n` rows from the one before; returns what waits for them."
-    me,size,dev = dist.get_rank(group), dist.get_world_size(group), _device(group)
-    after,before = (dist.get_global_rank(group or dist.group.WORLD, (me+k)%size) for k in (1, -1))
-    out, sent = torch.empty(n, *x.shape[1:], dtype=x.dtype, device=dev), x.to(dev).contiguous()
-    both = (dist.isend, sent, after), (dist.irecv, out, before)
-    ops = [dist.P2POp(f, t.view(torch.uint8), peer, group) for f,t,peer in both if len(t)]
-    works = dist.batch_isend_irecv(ops) if ops else []
-    def wait():
-        for w in works: w.wait()
-        return out.to(x.device)
-    return wait
-
 # %% ../../nbs/30_distributed.ipynb #6f9cff14
 def _run(z, y, weight, o, how, group):
     "Run this rank's program: through torch.distributed where it is up, else alone."
     me = dist.get_rank(group) if (up := dist.is_available() and dist.is_initialized()) else 0
     need(me>=0, 'group', 'a group without this process', 'a process group that it belongs to')
-    go = (lambda program: _carry(program, group)) if up else lambda program: in_step([program])[0][0]
+    go = (lambda program: carry(program, group)) if up else lambda program: in_step([program])[0][0]
     def run(z, slope, wanted): return go(_rank(z, y, me, o, how, wanted[0], weight))
     if not isinstance(z, Tensor) or transformed(z): # the program refuses, and lets the other ranks know
         with torch._C._DisableFuncTorch(): return run(z, None, (False,))
@@ -220,7 +186,8 @@ class DistributedLoss(nn.Module):
 
     `z` (n_r, d) and `y` (n_r,) are this rank's rows, if any. Loss (a scalar) and gradient are those of the whole batch.
     What one rank refuses, all refuse: other widths, dtypes or options, NaN, a batch without a positive pair, tau_plus,
-    reduction='none'; and second derivatives. `weight` (n_r,) weighs anchors; `beta` is the hardness of one call.
+    reduction='none'; and second derivatives. `weight` (n_r,) weighs anchors; `beta` is the hardness of one call; a
+    learned temperature learns from all ranks.
     Sources: arXiv 2311.05139 (the loss), arXiv 2310.01889 (the ring).
 
     >>> import torch
@@ -238,13 +205,20 @@ class DistributedLoss(nn.Module):
         super().__init__()
         need(isinstance(loss, ContrastiveLoss), 'loss', type(loss).__name__, 'a ContrastiveLoss: SCL(), say', TypeError)
         self.loss,self.group,self.combine,self.ring,self.chunk = loss,group,combine,ring,chunk
-        _How.check(*self._settings()[::-1])
+        o, how = self._settings()
+        how.check(shared_tau(None, o)[1])
     def _settings(self, beta=None):
         "What the loss says now."
         kept = {k: getattr(self.loss, k) for k in vars(LossOptions())}|({} if beta is None else {'beta': beta})
         return LossOptions(**kept), _How(self.combine, self.ring, self.chunk, self.loss.validate, self.loss.reduction)
+    def _alike(self, z, beta):
+        "A learned temperature becomes a scale of the rows, in a precision that no rank chooses by its own rows."
+        o, how = self._settings(beta)
+        z, known, tau = shared_tau(z, o)
+        return z, known, replace(how, learned=tau)
     def forward(self, z:Tensor, y:Tensor, weight:Tensor|None=None, *, beta:float|None=None) -> Tensor:
         "The loss of the whole batch, of which `z` (n_r, d), `y` (n_r,) and `weight` (n_r,) are this rank's."
-        o,how = self._settings(beta)
-        return _run(z, y, weight, o, how, self.group)
+        x,o,how = self._alike(z, beta)
+        loss = _run(x, y, weight, o, how, self.group)
+        return loss if x is z else loss.to(result_type(z))
     def extra_repr(self): return f'combine={self.combine!r}, ring={self.ring}, chunk={self.chunk}'

@@ -11,9 +11,13 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
-from ..checks import check_choice, check_number, need
+from torch import distributed as dist
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+from ..checks import check_choice, check_count, check_number, need
 from .exact import LossOptions, result_type
-from .explicit import pools, ranking_loss, two_numbers
+from .explicit import ranking_loss
+from .pools import pools, two_numbers, wide
 from .panels import check_like
 
 # %% ../../nbs/28_hard.ipynb #cc2546d2
@@ -29,11 +33,13 @@ def _preset(source, free, **fixed):
     return RankingPreset(source, {k: v for k,v in (_form|fixed).items() if k not in free}, free)
 
 ranking_presets = {
-    'robinson': _preset('arXiv 2010.04592, section 3', dict(beta=None, detach=False, tau_plus=0.), raw=False),
-    'hn-nce': _preset('arXiv 2301.02280, section 3', dict(beta=None, alpha=1., detach=True), raw=False, sides='both'),
+    'robinson': _preset('joshr17/HCL, image/main.py', dict(beta=None, detach=False, tau_plus=0.), raw=False),
+    'hn-nce': _preset('scenic, verbs_in_action/losses.py', dict(beta=None, alpha=1., detach=False), raw=False,
+        sides='both'),
     'llave': _preset('arXiv 2503.04812, equation 5', dict(strength=9.), on='in_batch'),
-    'embeddinggemma': _preset('arXiv 2509.20354', dict(strength=5.), on='explicit', shared=False),
-    'simcse': _preset('arXiv 2104.08821', dict(log_weight=None), beta=0.),
+    'embeddinggemma': _preset('sentence-transformers, arXiv 2509.20354', dict(strength=5.), on='explicit',
+        shared=False),
+    'simcse': _preset('princeton-nlp/SimCSE, simcse/models.py', dict(log_weight=None), beta=0.),
     **{mode: _preset('sentence-transformers, hardness_mode', dict(strength=None), on=on)
         for mode,on in zip(('all_negatives', 'in_batch_negatives', 'hard_negatives'), pools)}}
 
@@ -81,6 +87,55 @@ def _check_hardness(mode, strength, beta, on, tau, raw):
     strength = check_number(strength, 'hardness_strength', low=0)
     return (strength*tau, 0.), ranking_presets[mode].fixed['on']
 
+# %% ../../nbs/28_hard.ipynb #c40885aa
+class _Unit(torch.autograd.Function):
+    "Rows scaled to length 1; rows of zeros stay."
+    @staticmethod
+    def forward(ctx, x):
+        r = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=wide(x)).clamp(min=1e-12)
+        u = (x/r).to(x)
+        ctx.save_for_backward(u, r.to(x))
+        return u
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        u, r = ctx.saved_tensors
+        return torch.addcmul(g, u, (u*g).sum(1, keepdim=True), value=-1).div_(r)
+
+# %% ../../nbs/28_hard.ipynb #434ab0d0
+class _Gather(torch.autograd.Function):
+    "The tensors of all devices, (world, n, d); the slopes of all devices in one's own come back."
+    @staticmethod
+    def forward(ctx, x):
+        rows = torch.tensor([len(x)], device=x.device)
+        dist.all_gather(sizes := [torch.empty_like(rows) for _ in range(dist.get_world_size())], rows)
+        sizes = [int(n) for n in sizes]
+        need(len(set(sizes))==1, 'gather_across_devices', f'{sizes} rows on the devices', 'as many on each')
+        dist.all_gather(out := [torch.empty_like(x) for _ in sizes], x.contiguous())
+        return torch.stack(out)
+    @staticmethod
+    def backward(ctx, slope):
+        dist.all_reduce(slope := slope.contiguous())
+        return slope[dist.get_rank()]
+
+def _others(columns, shared, sides):
+    "What other devices hold: documents, and anchors where both sides rank; nothing where there are none."
+    if not (dist.is_available() and dist.is_initialized()): return None
+    keep = torch.arange(dist.get_world_size())!=dist.get_rank()
+    far = [_Gather.apply(x)[keep].flatten(0, 1) for x in (columns if shared else columns[:2])]
+    return torch.cat(far[1:]) if sides=='rows' else (torch.cat(far[1:]), far[0])
+
+def _embed(model, features, size):
+    "The embeddings of a column; with a size, so many texts at a time, which are embedded again for the gradient."
+    embed = lambda f: model(f)['sentence_embedding']
+    if size is None: return embed(features)
+    rows = {k: len(v) for k,v in features.items() if isinstance(v, Tensor) and v.ndim}
+    odd = 'offsets' in rows or len(set(rows.values()))!=1
+    need(not odd, 'mini_batch_size', f'features {rows}', 'None where features are not a row for each text')
+    cut = lambda i: {k: v[i:i+size] if k in rows else v for k,v in features.items()}
+    parts = [checkpoint(embed, cut(i), use_reentrant=False) for i in range(0, max(rows.values()), size)]
+    return torch.cat(parts)
+
 # %% ../../nbs/28_hard.ipynb #e01c007d
 class HardNegativeRankingLoss(nn.Module):
     """sentence-transformers' MultipleNegativesRankingLoss with hard negatives in linear memory, for its trainer.
@@ -98,7 +153,7 @@ class HardNegativeRankingLoss(nn.Module):
         model:Any,              # A SentenceTransformer, or a function from features to {'sentence_embedding': (n, d)}
         scale:float=20.,        # 1/τ, > 0
         similarity_fct:Any='cos_sim', # 'cos_sim' or 'dot_score', by name or as the library's function
-        gather_across_devices:bool=False, # Not done: refused
+        gather_across_devices:bool=False, # Rank among the columns of all devices? with the same batch size on each
         directions:tuple[str,...]=('query_to_doc',), # With 'doc_to_query' too: the mean of both
         partition_mode:str='joint', # 'per_direction' with two directions
         hardness_mode:str|None=None, # The library's: 'in_batch_negatives', 'hard_negatives', 'all_negatives'
@@ -107,10 +162,12 @@ class HardNegativeRankingLoss(nn.Module):
         beta:float|tuple[float,float]|None=None, # Hardness, >= 0, in place of a mode; two: by direction
         on:str|None=None,       # Hardness on 'all' (None), 'in_batch' or 'explicit'
         pool_weight:float|tuple[float,float]=1., shared:bool=True, raw:bool=True, # As in `ranking_loss`
-        detach:bool=True, alpha:float=1.
+        detach:bool=True, alpha:float=1.,
+        mini_batch_size:int|None=None # Texts that are embedded at a time, with as much of the encoder kept in memory
     ):
         super().__init__()
-        need(not gather_across_devices, 'gather_across_devices', True, 'False: each device ranks its own batch')
+        self.gather_across_devices = check_choice(gather_across_devices, 'gather_across_devices', (True, False))
+        self.mini_batch_size = mini_batch_size and check_count(mini_batch_size, 'mini_batch_size')
         self.model, self.scale = model, check_number(scale, 'scale', low=0, strict=True)
         name = getattr(similarity_fct, '__name__', similarity_fct)
         self.similarity_fct = check_choice(name, 'similarity_fct', ('cos_sim', 'dot_score'))
@@ -124,7 +181,8 @@ class HardNegativeRankingLoss(nn.Module):
 
     def forward(self, sentence_features, labels=None): # Features of each column; labels are not looked at
         "Embed the columns and rank."
-        return self.compute_loss_from_embeddings([self.model(f)['sentence_embedding'] for f in sentence_features])
+        embed = lambda features: _embed(self.model, features, self.mini_batch_size)
+        return self.compute_loss_from_embeddings([embed(f) for f in sentence_features])
 
     def compute_loss_from_embeddings(self, embeddings, labels=None): # Anchors, positives, negatives..., (n, d) each
         "The loss of columns that are embedded."
@@ -133,16 +191,17 @@ class HardNegativeRankingLoss(nn.Module):
         for x in embeddings: check_like(x, embeddings[0], 'sentence_features', like='the anchors')
         rows = [len(x) for x in embeddings]
         need(len(set(rows))==1, 'sentence_features', f'{rows} rows', 'columns of equal length')
-        kind, mps = result_type(embeddings[0]), embeddings[0].device.type=='mps' # which has no float64
-        unit = lambda x: F.normalize(x.to(torch.float32 if mps else torch.float64), dim=1)
-        if self.similarity_fct=='cos_sim': embeddings = [unit(x) for x in embeddings]
+        kind = result_type(embeddings[0])
+        if self.similarity_fct=='cos_sim': embeddings = [_Unit.apply(x.to(kind)) for x in embeddings]
         negatives = torch.stack(list(embeddings[2:]), 1) if columns>2 else None
-        options = {k: getattr(self, k) for k in _passed}
-        return ranking_loss(*embeddings[:2], negatives, tau=1/self.scale, sides=self.sides, **options).to(kind)
+        options = {k: getattr(self, k) for k in _passed}|dict(tau=1/self.scale, sides=self.sides, validate=False)
+        if self.gather_across_devices: options['others'] = _others(embeddings, self.shared, self.sides)
+        return ranking_loss(*embeddings[:2], negatives, **options).to(kind)
 
     def get_config_dict(self):
         "What the library writes on a model card."
         return {k: getattr(self, k) for k in _config}
 
 _passed = 'beta on pool_weight shared raw detach alpha'.split()
-_config = 'scale similarity_fct directions partition_mode hardness_mode hardness_strength'.split()+_passed
+_config = 'scale similarity_fct gather_across_devices directions partition_mode hardness_mode'.split()
+_config += ['hardness_strength', *_passed, 'mini_batch_size']

@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import distributed as dist, nn, Tensor
 from ..checks import check_choice, need
+from .carried import carry
 from .columns import anchor_weights
 from .cross import CrossLoss
-from .distributed import _agree, _carry, _How
+from .distributed import _agree, _How
 from .exact import LossOptions, result_type
 from .formed import formed
 from .panels import panels, sorted_rows
 from .sweeps import in_step
-from .temperature import warmed
+from .temperature import shared_tau
 
 # %% ../../nbs/30_towers.ipynb #ee3333bf
 def _home(D, n, me):
@@ -98,9 +99,9 @@ class DistributedCrossLoss(nn.Module):
         me = dist.get_rank(self.group) if (up := dist.is_available() and dist.is_initialized()) else 0
         if ya is None and yb is None: ya, yb = (torch.arange(len(x), device=x.device)+me*2**40 for x in (a, b))
         kept = {k: getattr(self.loss, k) for k in vars(LossOptions())}|({} if beta is None else {'beta': beta})
-        (x, o), (w, _) = (warmed(t, LossOptions(**kept)) for t in (a, b))
-        how, both = _How(self.combine, validate=self.loss.validate), self.loss.sides=='both'
-        go = (lambda program: _carry(program, self.group)) if up else lambda program: in_step([program])[0][0]
+        (x, o, tau), (w, _, _) = (shared_tau(t, LossOptions(**kept)) for t in (a, b))
+        how, both = _How(self.combine, validate=self.loss.validate, learned=tau), self.loss.sides=='both'
+        go = (lambda program: carry(program, self.group)) if up else lambda program: in_step([program])[0][0]
         def f(x, w, slope, wanted): return go(_rank(x, ya, w, yb, me, o, both, how, any(wanted)))
         return formed(f, x, w, engine='DistributedCrossLoss').to(result_type(a))
 

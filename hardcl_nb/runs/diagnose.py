@@ -6,7 +6,7 @@
 __all__ = ['Diagnosis', 'diagnose', 'text_report', 'html_report', 'write_diagnosis', 'DiagnoseOptions', 'hardcl_diagnose']
 
 # %% ../../nbs/68_diagnose.ipynb #5acd466c
-import json, shutil, sys
+import shutil, sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from html import escape
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ..checks import Refused, need
 from .config import check_types
 from .cli import Progress, one_line_errors, read_args
+from .counterparts import check_out, diagnose_pairs, pair_text, write_files, write_pairs
 from .findings import Findings, LabelFree, examine, meanings, page_of, ranges
 from .verdict import Advice, advice, limits, nc_names, plot_diagnosis, spectra, verdict
 if TYPE_CHECKING: # the command line must not wait for these
@@ -161,29 +162,14 @@ def write_diagnosis(
     overwrite:bool=False     # Replace a diagnosis that is there?
 ) -> Path: # The page
     "Write diagnosis.html, .txt, .json and diagnosis_spectrum.csv into a folder."
-    from hardcl_nb.runs.checkpoints import write_text
-    out = _check_out(out, overwrite)
+    out = check_out(out, overwrite)
     several, dxs = isinstance(dx, dict), dx if isinstance(dx, dict) else {'': dx}
     def named(n, k): return ('"'+n.replace('"', '""')+'",' if several else '')+k.replace(' ', '_')
     curves = [(named(n, k), vs) for n,f in dxs.items() for k,vs in spectra(f).items()]
     rows = [f'{k},{i+1},{v!r}' for k,vs in curves for i,v in enumerate(vs)]
     plain = {n: f.as_dict() for n,f in dxs.items()}
-    texts = {'.html': html_report(dx, title), '.txt': text_report(dx)+'\n',
-        '_spectrum.csv': '\n'.join(['file,'*several+'of,index,share_of_largest', *rows])+'\n',
-        '.json': json.dumps(plain if several else plain[''], indent=1, allow_nan=False)+'\n'}
-    out.mkdir(parents=True, exist_ok=True)
-    for end,text in texts.items(): write_text(out/f'diagnosis{end}', text)
-    return out/'diagnosis.html'
-
-# %% ../../nbs/68_diagnose.ipynb #a20dc527
-def _check_out(out:str|Path, overwrite:bool) -> Path:
-    "Refuse a folder that cannot be used."
-    need(bool(str(out).strip()), 'out', repr(out), 'the name of a folder')
-    out = Path(out)
-    need(not out.exists() or out.is_dir(), 'out', f'{out}, a file', 'a folder')
-    there = (out/'diagnosis.json').exists()
-    need(overwrite or not there, 'out', out, 'a folder without a diagnosis, or overwrite')
-    return out
+    lines = ['file,'*several+'of,index,share_of_largest', *rows]
+    return write_files(out, html_report(dx, title), text_report(dx), lines, plain if several else plain[''])
 
 # %% ../../nbs/68_diagnose.ipynb #c2656bb0
 @dataclass(frozen=True)
@@ -195,11 +181,12 @@ class DiagnoseOptions:
     out:str|None=None     # Folder for diagnosis.html, .txt, .json and the spectrum as .csv; only print if not given
     top:int=10            # How many hard pairs of classes to list
     overwrite:bool=False  # Replace the diagnosis in --out
+    pairs:bool=False      # Row i of FILE belongs to row i of a second FILE (or of --key A,B in one): are they found?
     def __post_init__(self): check_types(self)
 
 def _words(args):
     "The words of a command line without the files, and the files."
-    takes = [w.startswith('--') and '=' not in w and not w.endswith('overwrite') for w in args]
+    takes = [w.startswith('--') and '=' not in w and not w.endswith(('overwrite', 'pairs')) for w in args]
     bare = [not w.startswith('-') and not value for value,w in zip([False, *takes], args)]
     return [w for w,b in zip(args, bare) if not b], [w for w,b in zip(args, bare) if b]
 
@@ -219,16 +206,29 @@ def _diagnosed(files, how):
     return out
 
 # %% ../../nbs/68_diagnose.ipynb #c7f24feb
+def _of_pairs(files, how):
+    "The diagnosis of two matched sides, written if it shall be, in lines for a terminal."
+    from hardcl_nb.runs.embeddings import read_pair
+    need(how.labels is None, 'labels', repr(how.labels), 'none where rows belong together')
+    a, b, sides = read_pair(files, how.key)
+    show = Progress(' and '.join(sides), 'row')
+    try: dx = diagnose_pairs(a, b, top=how.top, progress=show)
+    except Refused as e: raise type(e)(f'{" and ".join(sides)}: {e}') from None
+    finally: show.close()
+    title, text = f'Diagnosis of the pairs {" and ".join(sides)}', pair_text(dx, sides)
+    return text if how.out is None else f'{text}\n\nreport in {write_pairs(dx, how.out, title, sides, how.overwrite)}'
+
 def hardcl_diagnose(
     args:Sequence[str]|None=None # Words of the command line; those of the shell if None
 ) -> None:
-    "Say what the embeddings in FILE (or FILES, side by side) have lost: collapse, hardest classes. No code is run."
+    "Say what the embeddings in FILE (or FILES, side by side, or --pairs) have lost. No code in them is run."
     with one_line_errors('hardcl_diagnose'):
         words, files = _words([str(w) for w in (sys.argv[1:] if args is None else args)])
         how = DiagnoseOptions(**read_args('hardcl_diagnose', hardcl_diagnose.__doc__, (DiagnoseOptions,), words))
         files += [how.file] if how.file else []
         need(bool(files), 'file', 'none', 'a file of embeddings')
-        if how.out is not None: _check_out(how.out, how.overwrite)
+        if how.out is not None: check_out(how.out, how.overwrite)
+        if how.pairs: return print(_of_pairs(files, how))
         dxs = _diagnosed(files, how)
         dx = dxs if len(dxs)>1 else dxs.popitem()[1]
         end, title = '', f"Diagnosis of {' and '.join(Path(f).name for f in files)}"
