@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from ..checks import check_choice, check_count, check_number, need
 from .cli import Progress
-if TYPE_CHECKING: from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+    from hardcl_nb.training.docstrings import TextPairs
 
 # %% ../../nbs/68_search.ipynb #44c74c68
 @dataclass(frozen=True)
@@ -97,12 +99,9 @@ def into_cone(
     return normalize(x+check_number(c, 'c', 0)/math.sqrt(x.shape[1]))
 
 # %% ../../nbs/68_search.ipynb #a0d58bd5
-@lru_cache(maxsize=4)
-def _data(folder, encoder, n, m):
+def _inputs(pairs, folder, encoder, n, m):
     "Inputs of both towers for training and for measuring, and what is known of the pairs."
-    from hardcl_nb.training.docstrings import docstring_pairs
     from hardcl_nb.training.texts import Bags, make_vocabulary
-    pairs = docstring_pairs(cache=folder)
     rows = _rows(pairs, n, m)
     first, second = ([texts[i] for r in rows for i in r] for texts in (pairs.first, pairs.second))
     k = len(rows[0])
@@ -111,6 +110,12 @@ def _data(folder, encoder, n, m):
         return (*frozen_embeddings((first, second), Path(folder)/name), None, k, pairs.digest)
     v = make_vocabulary(first[:k]+second[:k])
     return Bags(first, v), Bags(second, v), v, k, pairs.digest
+
+@lru_cache(maxsize=4)
+def _data(*how):
+    "The same for all docstrings of this Python; kept for the next run."
+    from hardcl_nb.training.docstrings import docstring_pairs
+    return _inputs(docstring_pairs(cache=how[0]), *how)
 
 # %% ../../nbs/68_search.ipynb #2214136a
 def _towers(cfg, first, second, vocabulary, generator):
@@ -164,12 +169,14 @@ def _batches(n, size, generator):
 
 # %% ../../nbs/68_search.ipynb #626e0b8c
 def search(
-    cfg:SearchConfig # Settings
+    cfg:SearchConfig,            # Settings
+    pairs:'TextPairs|None'=None  # Pairs of texts; the docstrings of this Python if None
 ) -> dict[str, Any]: # 'final' numbers, 'curve' of the loss, 'spectrum' of the code, and what the pairs were
     "Train two towers for code search, and measure them on held-out files."
     import time, torch
     g, t = torch.Generator().manual_seed(cfg.seed), time.perf_counter()
-    first, second, vocabulary, n, digest = _data(cfg.data, cfg.encoder, cfg.pairs, cfg.tests)
+    how = cfg.data, cfg.encoder, cfg.pairs, cfg.tests
+    first, second, vocabulary, n, digest = _data(*how) if pairs is None else _inputs(pairs, *how)
     f, h, weights = _towers(cfg, first, second, vocabulary, g)
     optimiser = torch.optim.Adam([*weights], cfg.lr, fused=True)
     falling = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: 1-k/cfg.steps)
@@ -187,7 +194,7 @@ def search(
     about = dict(pairs_digest=digest, trained_on=n, measured_on=len(held))
     return dict(final=dict(final, seconds=seconds), curve=curve, spectrum=e.tolist(), **about)
 
-# %% ../../nbs/68_search.ipynb #2ea3398c
+# %% ../../nbs/68_search.ipynb #b2fd3942
 def _rounded(v):
     "Numbers with six digits, wherever they stand in a result; None for what is no number."
     if isinstance(v, dict): return {k: _rounded(x) for k,x in v.items()}
@@ -214,7 +221,7 @@ def kept_results(
     if show is not None: show.close()
     return rows
 
-# %% ../../nbs/68_search.ipynb #c97fa384
+# %% ../../nbs/68_search.ipynb #b4e69076
 def _searches():
     "Ways to a κ for code search: a low temperature, the decoupled loss, hardness, and two in between."
     forms = [dict(tau=1/k, **o) for k in (10., 20., 29.) for o in ({}, dict(alpha=0.))]
@@ -227,7 +234,7 @@ def _searches():
     arms = [(words, forms+mined+small), (heads, forms+mined), (dict(heads, cone=1.55), forms)]
     return [{**base, **f} for base,some in arms for f in some]
 
-# %% ../../nbs/68_search.ipynb #21960386
+# %% ../../nbs/68_search.ipynb #22889e3b
 retrieval:dict[str, Any] = dict(name='retrieval', seeds=3, runs=_searches(),
     question='Code search: which negatives (kappa) and which anchors (rate), for an encoder with free parameters '
         'for each word and for heads on frozen embeddings?',

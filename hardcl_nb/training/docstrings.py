@@ -59,7 +59,8 @@ class TextPairs:
 
     def part(self, test:bool) -> tuple[list[str], list[str]]: # Sentences and code
         "The pairs held out for testing, or all others."
-        return tuple([t for t,held in zip(texts, self.test) if held==test] for texts in (self.first, self.second)) # type: ignore[return-value]
+        of = lambda texts: [t for t,held in zip(texts, self.test) if held==test]
+        return of(self.first), of(self.second)
 
     def labels(self, test:bool) -> list[int]: # Numbers of the packages, in the order of their names
         "The package of each pair of a part, as a label."
@@ -127,7 +128,8 @@ def _write(pairs, path):
     "Keep a set; the file appears only when complete."
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f'.{os.getpid()}.part')
-    with gzip.open(part, 'wt', encoding='utf-8', compresslevel=4) as f: json.dump(dict(asdict(pairs), digest=pairs.digest), f)
+    told = dict(asdict(pairs), digest=pairs.digest)
+    with gzip.open(part, 'wt', encoding='utf-8', compresslevel=4) as f: json.dump(told, f)
     os.replace(part, path)
 
 def _kept(path):
@@ -152,8 +154,8 @@ def docstring_pairs(
     without sources or without a documented function. After Husain et al. (2019, arXiv 1909.09436), CodeSearchNet.
 
     >>> import json, os
-    >>> hardcl_nb.docstring_pairs(os.path.dirname(json.__file__), cache=None, show=False).first[0][:45]
-    'Deserialize ``fp`` (a ``.read()``-supporting f'
+    >>> hardcl_nb.docstring_pairs(os.path.dirname(json.__file__), cache=None, show=False).first[0][:38]
+    'Serialize ``obj`` as a JSON formatted '
     """
     check_number(share, 'share', 0, 1)
     sources = _sources(root)
@@ -162,7 +164,7 @@ def docstring_pairs(
     pairs = None if path is None else _kept(path)
     if pairs is None:
         pairs = _read(name, sources, share, show)
-        need(len(pairs.first)>0, 'root', f'{len(sources)} sources without any, {len(pairs.skipped)} of which do not parse',
-            'sources with documented functions')
+        bare = f'{len(sources)} sources without any, {len(pairs.skipped)} of which do not parse'
+        need(len(pairs.first)>0, 'root', bare, 'sources with documented functions')
         if path is not None: _write(pairs, path)
     return pairs

@@ -87,7 +87,7 @@ def mine_negatives(
         limit = _limits(s[at,i+at,None], margin, relative)
         if limit is not None: s.masked_fill_(s>limit, -math.inf)
         s[at,i+at] = -math.inf
-        if y is not None: s.masked_fill_(y[i:i+high,None]==y, -math.inf)
+        if y is not None: s.masked_fill_(y[i:i+len(s),None]==y, -math.inf)
         found.append([x[:,skip:] for x in _top(s, k)])
     score, index = (torch.cat(x) for x in zip(*found))
     return Mined(index.masked_fill(score==-math.inf, -1), score)
