@@ -48,9 +48,9 @@ def test_top_is_topk(n, k, seed):
 def test_strips_do_not_matter():
     "More answers than fit one strip of many rows; half precision is compared in single."
     g = torch.Generator().manual_seed(0)
-    a, b = torch.randn(700, 4, generator=g), torch.randn(20_000, 4, generator=g)
+    a, b = torch.randn(700, 4, generator=g), torch.randn(15_000, 4, generator=g)
     got = mine_negatives(a, b, 5)
-    for i in (0, 418, 419, 699):
+    for i in (0, 558, 559, 699):
         s = a[i]@b.T
         s[i] = -math.inf
         torch.testing.assert_close(got.score[i], s.topk(5).values)

@@ -31,7 +31,6 @@ class Experiment:
     kind:type=RunConfig    # Kind of settings; one other than `RunConfig` has a method `result` that makes the run
 
 experiments:dict[str, Experiment] = {}
-
 def declare(
     name:str,              # Name, unique
     question:str,          # One sentence
@@ -79,7 +78,6 @@ def digest_of(
 # %% ../../nbs/69_experiments.ipynb #53b29394
 kept:tuple[str, ...] = ('loss', 'gap', 'zero_sum', 'unit_norm', 'equal_inner', 'effective_rank', 'num_alive',
     'within_class', 'train_acc', 'val_acc', 'test_acc')
-
 def _digits(v):
     "A number with six digits; None where there is none."
     return float(f'{v:.6g}') if isinstance(v, (int, float)) and math.isfinite(v) else None
@@ -120,11 +118,11 @@ def run_experiment(
     vary = [k for k in every if k not in places and len({str(getattr(c, k)) for c in cfgs})>1]
     if experiment.kind is RunConfig:
         run_all(cfgs, out, workers=workers, progress=progress)
-        names = [*dict.fromkeys(['data', 'method', 'beta', *vary, 'seed'])]
+        names = dict.fromkeys(['data', 'method', 'beta', *vary, 'seed'])
         runs = [_summary(c, p, names) for c,p in run_folders(cfgs, out).items()]
     else: runs = kept_results({digest_of([c])[:16]: c for c in cfgs}, out, [*dict.fromkeys([*vary, 'seed'])], progress)
-    changed = {k: v for k,v in changes.items() if k not in (*places, 'data')} # data count by their name
-    about = dict(experiment=experiment.name, digest=digest_of(cfgs), seeds=seeds or experiment.seeds, changes=changed,
+    about = dict(experiment=experiment.name, digest=digest_of(cfgs), seeds=seeds or experiment.seeds,
+        changes={k: v for k,v in changes.items() if k not in (*places, 'data')}, # data count by their name
         machine=_machine(changes.get('device', 'auto')), torch=torch.__version__, python=platform.python_version(),
         seconds=round(time.perf_counter()-t, 1))
     if store is not None: _write(Path(store), about, runs)
@@ -211,8 +209,6 @@ declare('hucl', 'Where does HUCL end? Attached weights against weights held fixe
     'open. Weights held fixed drift past it: the gap is larger than attached at every beta.',
     settings_of(data='digits', norm=['ball', 'sphere'], attached=[True, False],
         method__beta=[('hucl', b) for b in (1., 2., 4., 10.)], steps=900, eval_every=100), seeds=3)
-
-# %% ../../nbs/69_experiments.ipynb #b0f44feb
 declare(**retrieval, kind=SearchConfig)
 
 # %% ../../nbs/69_experiments.ipynb #34b35c7b
@@ -242,10 +238,9 @@ def hardcl_experiment(
 def _make(exp, o):
     "One experiment, as the options say."
     known = [f.name for f in fields(exp.kind)]
-    given = {k: v for k in ('epochs', 'data', 'device') if (v := getattr(o, k)) is not None}
-    changes = {k: v for k,v in given.items() if k in known or (k, v)!=('device', 'auto')}
-    short = dict(epochs=None, steps=20, eval_every=20)
-    if o.quick: changes |= {k: v for k,v in short.items() if k in known}
+    given = {k: getattr(o, k) for k in ('epochs', 'data', 'device')}
+    changes = {k: v for k,v in given.items() if v is not None and (k in known or v!='auto')}
+    if o.quick: changes |= {k: v for k,v in dict(epochs=None, steps=20, eval_every=20).items() if k in known}
     store = None if o.store is None else Path(o.store)/f'{exp.name}.json'
     print(f'{exp.name}: {exp.question}\nPrediction: {exp.prediction}')
     out, seeds = Path(o.out)/exp.name, 1 if o.quick else o.seeds

@@ -230,7 +230,7 @@ def _searches():
     mined = [dict(tau=.05, negatives='mined', **o) for o in ({}, dict(alpha=0.))]
     small = [dict(tau=.05, batch_size=64, **o) for o in ({}, dict(alpha=0.))]
     words = dict(encoder='words', pairs=20_000, lr=.01, steps=400)
-    heads = dict(encoder='heads', pairs=4000, tests=1500, lr=.001, steps=150)
+    heads = dict(encoder='heads', pairs=4000, tests=1500, dim=384, lr=.001, steps=150)
     arms = [(words, forms+mined+small), (heads, forms+mined), (dict(heads, cone=1.55), forms)]
     return [{**base, **f} for base,some in arms for f in some]
 

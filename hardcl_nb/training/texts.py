@@ -94,12 +94,12 @@ class Heads(nn.Module):
     "A linear map for each of two towers, onto the unit sphere."
     def __init__(self,
         width:int,     # Columns of the frozen embeddings
-        dim:int=128,   # Dimension d
+        dim:int=128,   # Dimension d, <= width
         generator:torch.Generator|None=None # Source of the first weights
     ):
         super().__init__()
-        both = check_count(width, 'width'), check_count(dim, 'dim')
-        same = torch.randn(*both, generator=generator)/width**.5
+        need(check_count(dim, 'dim')<=check_count(width, 'width'), 'dim', dim, f'at most {width}, the width')
+        same = torch.linalg.qr(torch.randn(width, dim, generator=generator))[0]
         self.first, self.second = nn.Parameter(same), nn.Parameter(same.clone())
 
     def one(self, a:Tensor) -> Tensor: # Frozen embeddings of the first tower, (n, width) -> (n, d), of length 1
