@@ -232,7 +232,8 @@ def _searches():
     words = dict(encoder='words', pairs=20_000, lr=.01, steps=400)
     heads = dict(encoder='heads', pairs=4000, tests=1500, dim=384, lr=.001, steps=150)
     arms = [(words, forms+mined+small), (heads, forms+mined), (dict(heads, cone=1.55), forms)]
-    return [{**base, **f} for base,some in arms for f in some]
+    untrained = [dict(base, steps=1, lr=1e-12) for base,_ in arms]
+    return [{**base, **f} for base,some in arms for f in some]+untrained
 
 # %% ../../nbs/68_search.ipynb #22889e3b
 retrieval:dict[str, Any] = dict(name='retrieval', seeds=3, runs=_searches(),
