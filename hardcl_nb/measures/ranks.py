@@ -28,7 +28,7 @@ def _places(a, b):
 def pair_ranks(
     a:Tensor|np.ndarray, # Queries, (n, d)
     b:Tensor|np.ndarray  # Answers, (n, d): row i belongs to row i of `a`
-) -> tuple[Tensor, Tensor]: # Ranks of the own answer among all answers, and of the own query among all queries, (n,) each
+) -> tuple[Tensor, Tensor]: # Ranks of the own answer among all answers and of the own query among all queries, (n,)
     "Ranks by inner product in both directions, ties counted against; normalise the rows first for cosines."
     a, b = as_rows(a, 'a'), as_rows(b, 'b')
     need(a.shape==b.shape, 'b', f'shape {tuple(b.shape)}', f'{tuple(a.shape)}, like a')

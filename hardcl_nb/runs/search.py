@@ -6,7 +6,7 @@
 __all__ = ['retrieval', 'SearchConfig', 'frozen_embeddings', 'into_cone', 'search', 'kept_results']
 
 # %% ../../nbs/68_search.ipynb #8c32f1db
-import json, math, os
+import hashlib, json, math, os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -43,7 +43,8 @@ class SearchConfig:
         check_choice(self.negatives, 'negatives', ('batch', 'mined'))
         for k in ('cone', 'beta', 'alpha', 'margin'): check_number(getattr(self, k), k, 0)
         for k in ('tau', 'lr'): check_number(getattr(self, k), k, 0, strict=True)
-        for k,low in dict(batch_size=2, steps=1, dim=2, pairs=0, tests=0, seed=0).items(): check_count(getattr(self, k), k, low)
+        least = dict(batch_size=2, steps=1, dim=2, pairs=0, tests=0, seed=0)
+        for k,low in least.items(): check_count(getattr(self, k), k, low)
         need(self.encoder=='heads' or not self.cone, 'cone', self.cone, "0 with encoder='words', which freezes nothing")
 
     @property
@@ -57,7 +58,8 @@ def _rows(pairs, n, m):
     import numpy as np
     g, held = np.random.default_rng(0), np.array(pairs.test)
     rows = [g.permutation(np.flatnonzero(held==test))[:k or None] for test,k in ((False, n), (True, m))]
-    for r,k,arg in zip(rows, (n, m), ('pairs', 'tests')): need(len(r)>=max(k, 2), arg, k, f'at most {len(r)}, and 2 at least')
+    for r,k,arg in zip(rows, (n, m), ('pairs', 'tests')):
+        need(len(r)>=max(k, 2), arg, k, f'at most {len(r)}, and 2 at least')
     return rows
 
 def _embed(texts):
@@ -65,7 +67,7 @@ def _embed(texts):
     try:
         from all_minilm_l6_v2 import get_model_path
         from sentence_transformers import SentenceTransformer
-    except ImportError as e: need(False, 'encoder', f'no {e.name}', "pip install 'hardcl_nb[search]' for frozen embeddings", ImportError)
+    except ImportError as e: need(False, 'encoder', f'no {e.name}', "pip install 'hardcl_nb[search]'", ImportError)
     model = SentenceTransformer(str(get_model_path()))
     model.max_seq_length = 64
     return model.encode(texts, batch_size=64, normalize_embeddings=True, show_progress_bar=True)
@@ -76,9 +78,8 @@ def frozen_embeddings(
 ) -> tuple['Tensor', 'Tensor']: # (n, 384) each, of length 1
     "Frozen embeddings of pairs; made once, kept in half precision."
     import numpy as np, torch
-    from hashlib import sha256
     from torch.nn.functional import normalize
-    path, digest = Path(path), sha256('\0'.join(texts[0]+texts[1]).encode()).hexdigest()
+    path, digest = Path(path), hashlib.sha256('\0'.join(texts[0]+texts[1]).encode()).hexdigest()
     if not path.exists():
         both = dict(zip('ab', (np.asarray(_embed(t), np.float16) for t in texts)))
         part = path.with_suffix('.part.npz')
@@ -145,7 +146,8 @@ def _loss(cfg, f, g, rows, mined, draw):
     if mined is not None:
         more = mined.draw(rows, draw)
         columns = torch.cat([rows, more[more>=0]]).unique()
-    return cross_loss(f(rows), rows, g(columns), columns, beta=cfg.beta, alpha=cfg.alpha, q='sum', tau=cfg.tau, raw=cfg.raw)
+    form = dict(beta=cfg.beta, alpha=cfg.alpha, tau=cfg.tau, raw=cfg.raw)
+    return cross_loss(f(rows), rows, g(columns), columns, q='sum', **form)
 
 # %% ../../nbs/68_search.ipynb #d72b3c71
 def _measured(x, w):
@@ -235,7 +237,6 @@ def _searches():
     untrained = [dict(base, steps=1, lr=1e-12) for base,_ in arms]
     return [{**base, **f} for base,some in arms for f in some]+untrained
 
-# %% ../../nbs/68_search.ipynb #22889e3b
 retrieval:dict[str, Any] = dict(name='retrieval', seeds=3, runs=_searches(),
     question='Code search: which negatives (kappa) and which anchors (rate), for an encoder with free parameters '
         'for each word and for heads on frozen embeddings?',

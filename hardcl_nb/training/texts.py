@@ -59,7 +59,8 @@ class Bags:
         sets = [sorted({vocabulary.row(w) for w in split_words(t)}) for t in texts]
         bare = [k for k,s in enumerate(sets) if not s]
         need(len(sets)>0, 'texts', 'none', 'at least one text')
-        need(not bare, 'texts', f'{len(bare)} without any, the first at {bare[0] if bare else 0}', 'a word of A to Z or 0 to 9 in each')
+        first = f'{len(bare)} without any, the first at {bare[0] if bare else 0}'
+        need(not bare, 'texts', first, 'a word of A to Z or 0 to 9 in each')
         self.size = torch.tensor([len(s) for s in sets])
         self.start, self.rows = self.size.cumsum(0)-self.size, torch.tensor([r for s in sets for r in s])
     def __len__(self): return len(self.size)
