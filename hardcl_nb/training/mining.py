@@ -80,14 +80,15 @@ def mine_negatives(
     for x,arg in ((margin, 'margin'), (relative, 'relative')): x is None or check_number(x, arg, 0)
     y = None if labels is None else check_labels(labels, m, 'labels', a.device)
     kind = torch.promote_types(a.dtype, torch.float32)
-    a, b, high, found = a.to(kind), b.to(kind), max(1, 2**23//m), []
-    for i in range(0, n, high):
-        s = a[i:i+high]@b.T
-        at = torch.arange(len(s), device=s.device)
+    a, b, high = a.to(kind), b.to(kind), max(1, 2**23//m)
+    room, mask = a.new_empty(min(high, n), m), torch.empty(min(high, n), m, dtype=torch.bool, device=a.device)
+    score, index = a.new_empty(n, top), torch.empty(n, top, dtype=torch.long, device=a.device)
+    for i in range(0, n, high): # every strip in the same place: a heap that is cut up by small results would grow
+        s = torch.mm(a[i:i+high], b.T, out=room[:min(high, n-i)])
+        at, no = torch.arange(len(s), device=s.device), mask[:len(s)]
         limit = _limits(s[at,i+at,None], margin, relative)
-        if limit is not None: s.masked_fill_(s>limit, -math.inf)
+        if limit is not None: s.masked_fill_(torch.gt(s, limit, out=no), -math.inf)
         s[at,i+at] = -math.inf
-        if y is not None: s.masked_fill_(y[i:i+len(s),None]==y, -math.inf)
-        found.append([x[:,skip:] for x in _top(s, k)])
-    score, index = (torch.cat(x) for x in zip(*found))
+        if y is not None: s.masked_fill_(torch.eq(y[i:i+len(s),None], y, out=no), -math.inf)
+        score[i:i+len(s)], index[i:i+len(s)] = (x[:,skip:] for x in _top(s, k))
     return Mined(index.masked_fill(score==-math.inf, -1), score)
