@@ -83,7 +83,7 @@ def frozen_embeddings(
     if not path.exists():
         both = dict(zip('ab', (np.asarray(_embed(t), np.float16) for t in texts)))
         part = path.with_suffix('.part.npz')
-        np.savez(part, digest=digest, **both)
+        np.savez(part, digest=digest, a=both['a'], b=both['b'])
         os.replace(part, path)
     with np.load(path) as got:
         need(str(got['digest'])==digest, 'data', f'{path}, made of other texts', 'frozen embeddings of these pairs')
@@ -176,7 +176,7 @@ def search(
 ) -> dict[str, Any]: # 'final' numbers, 'curve' of the loss, 'spectrum' of the code, and what the pairs were
     "Train two towers for code search, and measure them on held-out files."
     import time, torch
-    g, t = torch.Generator().manual_seed(cfg.seed), time.perf_counter()
+    g = torch.Generator().manual_seed(cfg.seed)
     how = cfg.data, cfg.encoder, cfg.pairs, cfg.tests
     first, second, vocabulary, n, digest = _data(*how) if pairs is None else _inputs(pairs, *how)
     f, h, weights = _towers(cfg, first, second, vocabulary, g)
@@ -188,7 +188,7 @@ def search(
         loss = _loss(cfg, f, h, rows, mined, g)
         optimiser.zero_grad()
         loss.backward()
-        optimiser.step(), falling.step()
+        for each in (optimiser, falling): each.step()
         if k%max(1, cfg.steps//20)==0 or k==cfg.steps-1: curve.append([k, loss.item()])
     seconds = time.perf_counter()-begin
     held = torch.arange(n, len(first))

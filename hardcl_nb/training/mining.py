@@ -29,7 +29,7 @@ def _top(s, k):
 # %% ../../nbs/55_mining.ipynb #510bbe0d
 class Mined(NamedTuple):
     "The hardest wrong answers of each query."
-    index:Tensor # Numbers of answers, the hardest first, (n, k); -1 where there are fewer
+    index:Tensor # type: ignore[assignment] # Numbers of answers, the hardest first, (n, k); -1 where there are fewer
     score:Tensor # Their similarities, (n, k); -inf where there are fewer
 
     def flat(self) -> tuple[Tensor, Tensor]: # Numbers of answers and of the queries they were mined for, (K,) each
@@ -73,7 +73,8 @@ def mine_negatives(
     >>> hardcl_nb.mine_negatives(a, a, top=1).index.tolist()
     [[2], [2], [1]]
     """
-    check_embeddings(a, 'a', finite=validate), check_like(b, a, 'b', validate, like='a')
+    check_embeddings(a, 'a', finite=validate)
+    check_like(b, a, 'b', validate, like='a')
     n, m, k = len(a), len(b), check_count(top, 'top')+check_count(skip, 'skip', 0)
     need(m>=n, 'b', f'{m} rows', f'{n} rows at least, one for each row of a')
     need(k<m, 'top', f'{top} with {skip} skipped', f'fewer than the {m} rows of b')

@@ -81,7 +81,7 @@ class WordEncoder(nn.Module):
     ):
         super().__init__()
         first = torch.randn(len(vocabulary), check_count(dim, 'dim'), generator=generator)/dim**.5
-        self.table = nn.EmbeddingBag(*first.shape, mode='mean', _weight=first)
+        self.table = nn.EmbeddingBag(len(first), dim, mode='mean', _weight=first)
 
     def forward(self,
         bags:Bags,              # All texts
