@@ -9,6 +9,7 @@ from .losses.relatives import NTXent as NTXent, SupCon as SupCon
 from .losses.temperature import LearnedTau as LearnedTau
 from .measures.collapse import CollapseReport as CollapseReport, collapse_report as collapse_report
 from .measures.meter import CollapseMeter as CollapseMeter
+from .measures.ranks import retrieval_scores as retrieval_scores
 from .runs.config import RunConfig as RunConfig
 from .runs.counterparts import diagnose_pairs as diagnose_pairs
 from .runs.diagnose import diagnose as diagnose
@@ -23,7 +24,9 @@ from .theory.hucl import hucl_bound as hucl_bound
 from .theory.optimum import batch_bound as batch_bound
 from .training.batches import batches as batches
 from .training.datasets import load_dataset as load_dataset
+from .training.docstrings import docstring_pairs as docstring_pairs
 from .training.encoders import make_encoder as make_encoder
 from .training.loop import train as train
+from .training.mining import mine_negatives as mine_negatives
 
 __version__: str

@@ -9,7 +9,7 @@ __all__ = ['experiments', 'kept', 'pairs', 'Experiment', 'declare', 'settings_of
 # %% ../../nbs/69_experiments.ipynb #e08011d6
 import hashlib, json, math, os, platform, sys, time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +17,7 @@ from ..checks import Refused, need
 from .config import RunConfig, check_types, data_name, kinds, places
 from .cli import one_line_errors, read_args
 from .compare import run_all, run_folders
+from .search import SearchConfig, kept_results, retrieval
 
 # %% ../../nbs/69_experiments.ipynb #daa0184b
 @dataclass(frozen=True)
@@ -25,21 +26,22 @@ class Experiment:
     name:str               # Name on the command line and of the file of results
     question:str           # One sentence
     prediction:str         # What theory says, written down before the runs
-    runs:tuple[dict, ...]  # Settings of `RunConfig`, without the seed
+    runs:tuple[dict, ...]  # Settings, without the seed
     seeds:int=3            # Seeds 0, 1, ...
+    kind:type=RunConfig    # Kind of settings; one other than `RunConfig` has a method `result` that makes the run
 
 experiments:dict[str, Experiment] = {}
-
 def declare(
     name:str,              # Name, unique
     question:str,          # One sentence
     prediction:str,        # What theory says
-    runs:Sequence[dict],   # Settings of `RunConfig`, without the seed
-    seeds:int=3            # Number of seeds
+    runs:Sequence[dict],   # Settings, without the seed
+    seeds:int=3,           # Number of seeds
+    kind:type=RunConfig    # Kind of the settings
 ) -> Experiment: # The experiment, in the table of experiments
     "Add an experiment to the table."
     need(name not in experiments, 'name', repr(name), 'a name that is not taken')
-    experiments[name] = Experiment(name, question, prediction, tuple(runs), seeds)
+    experiments[name] = Experiment(name, question, prediction, tuple(runs), seeds, kind)
     return experiments[name]
 
 # %% ../../nbs/69_experiments.ipynb #a322df85
@@ -58,13 +60,14 @@ def configs(
     experiment:Experiment,  # The experiment
     seeds:int|None=None,    # Number of seeds; its own if None
     **changes:Any           # Settings that differ, such as `epochs` or `steps` in a quick try
-) -> list[RunConfig]: # One for each run and seed
+) -> list[Any]: # One `RunConfig`, or other kind of settings, for each run and seed
     "The settings of all runs of an experiment."
-    n = experiment.seeds if seeds is None else seeds
-    return [RunConfig(**{**r, **changes, 'seed': s}) for s in range(n) for r in experiment.runs]
+    n, known = experiment.seeds if seeds is None else seeds, [f.name for f in fields(experiment.kind)]
+    for k in changes: need(k in known, k, repr(changes[k]), f'a setting of {experiment.name}: {", ".join(known)}')
+    return [experiment.kind(**{**r, **changes, 'seed': s}) for s in range(n) for r in experiment.runs]
 
 def digest_of(
-    cfgs:Sequence[RunConfig] # Settings of runs
+    cfgs:Sequence[Any] # Settings of runs
 ) -> str: # 64 hexadecimal digits
     "What tells one set of settings from another; a data set counts by its name, wherever it lies."
     # settings that came after the first results, with what they were before
@@ -76,7 +79,6 @@ def digest_of(
 # %% ../../nbs/69_experiments.ipynb #53b29394
 kept:tuple[str, ...] = ('loss', 'gap', 'zero_sum', 'unit_norm', 'equal_inner', 'effective_rank', 'num_alive',
     'within_class', 'train_acc', 'val_acc', 'test_acc')
-
 def _digits(v):
     "A number with six digits; None where there is none."
     return float(f'{v:.6g}') if isinstance(v, (int, float)) and math.isfinite(v) else None
@@ -113,12 +115,15 @@ def run_experiment(
     "Make the runs of an experiment, or go on with them, and sum them up."
     import torch
     cfgs, t = configs(experiment, seeds, **changes), time.perf_counter()
-    run_all(cfgs, out, workers=workers, progress=progress)
-    vary = [k for k in kinds if k not in places and len({str(getattr(c, k)) for c in cfgs})>1]
-    names = [*dict.fromkeys(['data', 'method', 'beta', *vary, 'seed'])]
-    runs = [_summary(c, p, names) for c,p in run_folders(cfgs, out).items()]
-    changed = {k: v for k,v in changes.items() if k not in (*places, 'data')} # data count by their name
-    about = dict(experiment=experiment.name, digest=digest_of(cfgs), seeds=seeds or experiment.seeds, changes=changed,
+    every = kinds if experiment.kind is RunConfig else [f.name for f in fields(experiment.kind)]
+    vary = [k for k in every if k not in places and len({str(getattr(c, k)) for c in cfgs})>1]
+    if experiment.kind is RunConfig:
+        run_all(cfgs, out, workers=workers, progress=progress)
+        names = dict.fromkeys(['data', 'method', 'beta', *vary, 'seed'])
+        runs = [_summary(c, p, names) for c,p in run_folders(cfgs, out).items()]
+    else: runs = kept_results({digest_of([c])[:16]: c for c in cfgs}, out, [*dict.fromkeys([*vary, 'seed'])], progress)
+    about = dict(experiment=experiment.name, digest=digest_of(cfgs), seeds=seeds or experiment.seeds,
+        changes={k: v for k,v in changes.items() if k not in (*places, 'data')}, # data count by their name
         machine=_machine(changes.get('device', 'auto')), torch=torch.__version__, python=platform.python_version(),
         seconds=round(time.perf_counter()-t, 1))
     if store is not None: _write(Path(store), about, runs)
@@ -205,6 +210,7 @@ declare('hucl', 'Where does HUCL end? Attached weights against weights held fixe
     'open. Weights held fixed drift past it: the gap is larger than attached at every beta.',
     settings_of(data='digits', norm=['ball', 'sphere'], attached=[True, False],
         method__beta=[('hucl', b) for b in (1., 2., 4., 10.)], steps=900, eval_every=100), seeds=3)
+declare(**retrieval, kind=SearchConfig)
 
 # %% ../../nbs/69_experiments.ipynb #34b35c7b
 @dataclass(frozen=True)
@@ -232,8 +238,10 @@ def hardcl_experiment(
 
 def _make(exp, o):
     "One experiment, as the options say."
-    changes = {k: v for k in ('epochs', 'data', 'device') if (v := getattr(o, k)) is not None}
-    if o.quick: changes = {**changes, 'epochs': None, 'steps': 20, 'eval_every': 20}
+    known = [f.name for f in fields(exp.kind)]
+    given = {k: getattr(o, k) for k in ('epochs', 'data', 'device')}
+    changes = {k: v for k,v in given.items() if v is not None and (k in known or v!='auto')}
+    if o.quick: changes |= {k: v for k,v in dict(epochs=None, steps=20, eval_every=20).items() if k in known}
     store = None if o.store is None else Path(o.store)/f'{exp.name}.json'
     print(f'{exp.name}: {exp.question}\nPrediction: {exp.prediction}')
     out, seeds = Path(o.out)/exp.name, 1 if o.quick else o.seeds
