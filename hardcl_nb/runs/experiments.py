@@ -8,13 +8,14 @@ __all__ = ['kept', 'configs', 'digest_of', 'run_experiment', 'load_results', 'Ex
 # %% ../../nbs/69_experiments.ipynb #e08011d6
 import hashlib, json, math, os, platform, sys, time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 from ..checks import Refused, need
 from .config import RunConfig, check_types, data_name, kinds, places
 from .cli import one_line_errors, read_args
+from .cluster import MachineOptions, machines_of
 from .compare import run_all, run_folders
 from .questions import Experiment, experiments
 from ..tables import find
@@ -62,12 +63,6 @@ def _summary(cfg, folder, names, judge=''):
     return dict(**told, final=final, curves=curves, spectrum=[_digits(r['value']) for r in spectrum])
 
 # %% ../../nbs/69_experiments.ipynb #2de33fa1
-def _machine(device):
-    "The card, if one was used, else the number of cores."
-    import torch
-    card = torch.cuda.is_available() and device!='cpu'
-    return torch.cuda.get_device_name() if card else f'{os.cpu_count()} CPU cores'
-
 def run_experiment(
     experiment:Experiment,     # The experiment
     out:str|Path,              # Folder for its runs; what is there already is kept
@@ -76,18 +71,20 @@ def run_experiment(
     seeds:int|None=None,       # Number of seeds; its own if None
     workers:int=0,             # Runs at a time; 0 for one per core, at most 8
     progress:bool=True,        # Show how far it is?
+    machines:MachineOptions=MachineOptions(), # Who makes the runs
     **changes:Any              # Settings that differ, such as `epochs` or `steps`
 ) -> dict: # The results
     "Make the runs of an experiment, or go on with them, and sum them up."
     import torch
     cfgs, t = configs(experiment, seeds, **changes), time.perf_counter()
-    run_all(cfgs, out, workers=workers, progress=progress)
+    run_all(cfgs, out, workers=workers, progress=progress, machines=machines)
     vary = [k for k in kinds if k not in places and len({str(getattr(c, k)) for c in cfgs})>1]
     names = [*dict.fromkeys(['data', 'method', 'beta', *vary, 'seed'])]
-    runs = [_summary(c, p, names, experiment.judge) for c,p in run_folders(cfgs, out).items()]
+    where = run_folders(cfgs, out)
+    runs = [_summary(c, p, names, experiment.judge) for c,p in where.items()]
     changed = {k: v for k,v in changes.items() if k not in (*places, 'data')} # data count by their name
     about = dict(experiment=experiment.name, digest=digest_of(cfgs), seeds=seeds or experiment.seeds, changes=changed,
-        machine=_machine(changes.get('device', 'auto')), torch=torch.__version__, python=platform.python_version(),
+        machine=machines_of([*where.values()]) or 'not noted', torch=torch.__version__, python=platform.python_version(),
         seconds=round(time.perf_counter()-t, 1))
     if store is not None: _write(Path(store), about, runs)
     return dict(**about, runs=runs)
@@ -142,11 +139,15 @@ def hardcl_experiment(
 ) -> None:
     "Make the runs of an experiment, or go on with them, and write its results."
     with one_line_errors('hardcl_experiment', 'The same command goes on.'):
-        o = ExperimentOptions(**read_args('hardcl_experiment', hardcl_experiment.__doc__, (ExperimentOptions,), args))
+        every, about = (ExperimentOptions, MachineOptions), hardcl_experiment.__doc__
+        said = read_args('hardcl_experiment', about, every, args)
+        def those(kind): return kind(**{f.name: said[f.name] for f in fields(kind) if f.name in said})
+        o, machines = those(ExperimentOptions), those(MachineOptions)
         if o.name!='all' and o.name not in experiments: _no_experiment(o.name)
-        for exp in experiments.values() if o.name=='all' else [experiments[o.name]]: _make(exp, o)
+        for exp in experiments.values() if o.name=='all' else [experiments[o.name]]:
+            _make(exp, o, machines)
 
-def _make(exp, o):
+def _make(exp, o, machines):
     "One experiment, as the options say."
     changes = {k: v for k in ('epochs', 'data', 'device') if (v := getattr(o, k)) is not None}
     if o.quick:
@@ -156,7 +157,7 @@ def _make(exp, o):
     store = None if o.store is None else Path(o.store)/f'{exp.name}.json'
     print(f'{exp.name}: {exp.question}\nPrediction: {exp.prediction}')
     out, seeds = Path(o.out)/exp.name, 1 if o.quick else o.seeds
-    got = run_experiment(exp, out, store=store, seeds=seeds, workers=o.workers, **changes)
+    got = run_experiment(exp, out, store=store, seeds=seeds, workers=o.workers, machines=machines, **changes)
     print(f"{len(got['runs'])} runs in {got['seconds']:.0f} s"+('' if store is None else f', results in {store}'))
 
 if __name__=='__main__' and sys.argv[0].endswith('experiments.py'): hardcl_experiment()

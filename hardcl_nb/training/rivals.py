@@ -104,7 +104,6 @@ _named('latent80', lambda: split_classes(latent_hard(), 80)[0])
 datasets['latent80'].classes = 80
 
 # %% ../../nbs/57_rivals.ipynb #fe06bf90
-@methods.add('xent', label='cross-entropy')
 def smoothed_cross_entropy(
     z:Tensor,            # Logits, (n, d): the first C of d columns count, d >= C
     y:Tensor,            # Labels, (n,), integers 0..d-1
@@ -118,8 +117,9 @@ def smoothed_cross_entropy(
         need(most<z.shape[1], 'z', f'{z.shape[1]} columns', f'at least {most+1}, one for each class (dim=C, norm=none)')
     return F.cross_entropy(z.float() if z.dtype.itemsize<4 else z, y, label_smoothing=smoothing)
 
+methods.add('xent', smoothed_cross_entropy, label='cross-entropy')
+
 # %% ../../nbs/57_rivals.ipynb #42885999
-@methods.add('triplet', label='triplet')
 def triplet_loss(
     z:Tensor,         # Embeddings, (n, d)
     y:Tensor,         # Labels, (n,)
@@ -129,8 +129,9 @@ def triplet_loss(
     "Triplet loss over all triplets of a batch (Schroff et al. 2015)."
     return general_loss(z, y, psi=Triplet(margin), validate=validate)
 
+methods.add('triplet', triplet_loss, label='triplet')
+
 # %% ../../nbs/57_rivals.ipynb #d93a901f
-@encoders.add('bare', images=False, label='Perceptron without batch normalisation')
 def bare_mlp(
     sizes:Sequence[int] # Widths: input, hidden ..., output
 ) -> nn.Sequential: # Linear, ReLU between widths; a plain linear layer at the end
@@ -139,3 +140,5 @@ def bare_mlp(
     check_count(len(sizes), 'number of sizes', 2)
     hidden = [part for a,b in zip(sizes[:-2], sizes[1:-1]) for part in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(sizes[-2], sizes[-1]))
+
+encoders.add('bare', bare_mlp, images=False, label='Perceptron without batch normalisation')
