@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 def job(out, **settings): return RunJob(asdict(RunConfig(**{**dict(method='scl', steps=4, eval_every=2), **settings})), str(out))
 def rows(out): return (Path(out)/'metrics.csv').read_bytes()
 
-def until(what, seconds=120):
+def until(what, seconds=300):
     "Wait for something; its value."
     end = time.time()+seconds
     while time.time()<end:
@@ -29,7 +29,7 @@ def test_jobs_of_a_queue_are_runs_and_a_killed_one_is_named(tmp_path):
     pid = os.fork()
     if pid==0: # kill the long run once it has a checkpoint
         try:
-            until(lambda: (tmp_path/'b/metrics.csv').exists() and ',20,' in (tmp_path/'b/metrics.csv').read_text())
+            until(lambda: (tmp_path/'b/metrics.csv').exists() and ',40,' in (tmp_path/'b/metrics.csv').read_text())
             os.kill(int((tmp_path/'b/.lock').read_text().split()[0]), signal.SIGKILL)
         finally: os._exit(0)
     with pytest.raises(ChildProcessError, match='1 of 3 jobs that failed, the first b: see .*err'):
