@@ -23,22 +23,22 @@ def until(what, seconds=300):
     raise AssertionError('it did not come')
 
 def test_jobs_of_a_queue_are_runs_and_a_killed_one_is_named(tmp_path):
-    "Two that end, and one among them that is killed: the others are kept, and the same call finishes it."
+    "One that ends, and one that is killed: the other is kept, and the same call finishes it."
     long = dict(steps=400, batch_size=32, eval_every=20)
-    jobs = [job(tmp_path/'a'), job(tmp_path/'b', **long), job(tmp_path/'c', seed=1)]
+    jobs = [job(tmp_path/'a'), job(tmp_path/'b', **long)]
     pid = os.fork()
     if pid==0: # kill the long run once it has a checkpoint
         try:
             until(lambda: (tmp_path/'b/metrics.csv').exists() and ',40,' in (tmp_path/'b/metrics.csv').read_text())
             os.kill(int((tmp_path/'b/.lock').read_text().split()[0]), signal.SIGKILL)
         finally: os._exit(0)
-    with pytest.raises(ChildProcessError, match='1 of 3 jobs that failed, the first b: see .*err'):
+    with pytest.raises(ChildProcessError, match='1 of 2 jobs that failed, the first b: see .*err'):
         submit(jobs, tmp_path/'jobs', MachineOptions('local'), wait=.1)
     os.waitpid(pid, 0)
     run(RunConfig(method='scl', steps=4, eval_every=2), tmp_path/'direct')
-    assert rows(tmp_path/'a')==rows(tmp_path/'direct') and rows(tmp_path/'c')!=rows(tmp_path/'a')
+    assert rows(tmp_path/'a')==rows(tmp_path/'direct')
     before = rows(tmp_path/'b')
-    submit(jobs, tmp_path/'jobs', MachineOptions('local'), wait=.1)
+    submit(jobs[1:], tmp_path/'jobs', MachineOptions('local'), wait=.1)
     assert len(rows(tmp_path/'b'))>len(before) and rows(tmp_path/'b').startswith(before)
     assert read_csv(tmp_path/'b/metrics.csv')[-1]['step']==400
     notes = read_csv(tmp_path/'b/machine.csv')
