@@ -120,7 +120,7 @@ def _again(job):
 @dataclass(frozen=True)
 class MachineOptions:
     "Machines"
-    launcher:str='pool'       # Who makes the runs: pool, processes here; slurm, jobs of a cluster; local, such jobs here
+    launcher:str='pool'       # Who makes the runs: pool, processes here; slurm, jobs of a cluster; local, jobs here
     partition:str|None=None   # Slurm: partition
     account:str|None=None     # Slurm: account
     minutes:int=60            # Slurm: time limit of a job; a run that needs longer goes on in the next one
@@ -142,7 +142,8 @@ def _executor(o, folder, most):
     "submitit's, with the options of a job."
     try: import submitit # type: ignore[import-not-found]
     except ImportError: submitit = None
-    need(submitit, 'launcher', f"{o.launcher} without submitit (pip install 'hardcl_nb[slurm]')", 'the package submitit')
+    without = f"{o.launcher} without submitit (pip install 'hardcl_nb[slurm]')"
+    need(submitit, 'launcher', without, 'the package submitit')
     for_slurm = dict(slurm_partition=o.partition, slurm_account=o.account, mem_gb=o.memory,
         slurm_array_parallelism=most, cpus_per_task=o.cores, slurm_signal_delay_s=90)
     more = {k: v for k,v in for_slurm.items() if v is not None} if o.launcher=='slurm' else {}

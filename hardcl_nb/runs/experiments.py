@@ -84,7 +84,8 @@ def run_experiment(
     runs = [_summary(c, p, names, experiment.judge) for c,p in where.items()]
     changed = {k: v for k,v in changes.items() if k not in (*places, 'data')} # data count by their name
     about = dict(experiment=experiment.name, digest=digest_of(cfgs), seeds=seeds or experiment.seeds, changes=changed,
-        machine=machines_of([*where.values()]) or 'not noted', torch=torch.__version__, python=platform.python_version(),
+        machine=machines_of([*where.values()]) or 'not noted', torch=torch.__version__,
+        python=platform.python_version(),
         seconds=round(time.perf_counter()-t, 1))
     if store is not None: _write(Path(store), about, runs)
     return dict(**about, runs=runs)

@@ -129,7 +129,8 @@ declare('landscape', 'Which part of a very hard loss keeps a network at the star
     dict(method='scl', tau=1/31))], seeds=5)
 
 # %% ../../nbs/68_questions.ipynb #6631d01f
-declare('normalisation', 'Does weight decay do what normalisation does, and does hardness repair what is broken without?',
+declare('normalisation', 'Does weight decay do what normalisation does, and does hardness repair what is broken '
+    'without?',
     'With decay 1e-2 the class means are nearer the shape of an ETF (equal-inner lower) than with '
     'none, in every seed '
     'for SCL and HSCL; no run reaches Neural Collapse, as lengths are not 1. Hardness repairs nothing: without '
