@@ -3,7 +3,7 @@ import io, pickle, stat, struct, warnings, zipfile, zlib
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageOps
-from hardcl_nb.training.batches import image_stream
+from hardcl_nb.training.streams import image_stream
 from hardcl_nb.training.data import Data, hold_out
 from hardcl_nb.training.datasets import safe_extract
 from hardcl_nb.training.images import Pixels, check_sha256, load_folder, load_npz, pixel_stats, read_image, save_npz

@@ -1,18 +1,19 @@
 "The loop against records of its predecessor, what it refuses, what it does with a broken loss, a clock that stands still, an encoder that fails."
-import json, math, platform, time
+import inspect, json, math, platform, time, warnings, weakref
 from functools import partial
 from itertools import islice
 from pathlib import Path
 import pytest, torch
 from torch import nn
-from hardcl_nb.losses.contrastive import HSCL
+from hardcl_nb.losses.contrastive import HSCL, HUCL
 from hardcl_nb.measures.spectrum import alpha_req, class_means, rankme
 from hardcl_nb.tables import metrics
 from hardcl_nb.training.augment import random_crop
 from hardcl_nb.training.batches import batches
 from hardcl_nb.training.data import Data, digits
 from hardcl_nb.training.encoders import embed, make_encoder
-from hardcl_nb.training.loop import cached_backward, probe_subset, recorder, schedule, train
+from hardcl_nb.training.chunked import Chunked, cached_backward
+from hardcl_nb.training.loop import probe_subset, recorder, schedule, train
 
 reference = json.loads((Path(__file__).parent/'loop_reference.json').read_text())
 
@@ -103,7 +104,7 @@ def test_steps_and_records():
     assert [r['step'] for r in train(*a, steps=7, every=3)]==[0, 3, 6, 7]
     assert [r['step'] for r in train(*a, steps=7, start=5, every=3)]==[6, 7]
     recs = list(train(*a, steps=2, record=lambda step: {'twice': 2*step}))
-    assert [set(r)=={'step', 'twice', 'images_per_s', 'memory_mb'} for r in recs]==[True]*2 and recs[-1]['twice']==4
+    assert [set(r)=={'step', 'twice', 'images_per_s', 'memory_mb', 'empty'} for r in recs]==[True]*2 and recs[-1]['twice']==4
 
 def test_a_record_embeds_each_part_once():
     d = small(); enc,*rest = start(d)
@@ -235,12 +236,18 @@ def test_cached_gradients_are_those_of_the_whole_batch(chunk, dropout):
     for p,q in zip(a.parameters(), b.parameters()): torch.testing.assert_close(q.grad-1, p.grad, rtol=1e-10, atol=1e-12)
 
 def test_cached_backward_keeps_the_activations_of_one_chunk():
-    "What an encoder sees with gradients, it sees a chunk at a time."
-    d, seen = small(), []
-    enc = nn.Linear(8, 4)
-    enc.register_forward_hook(lambda m,args,out: seen.append((len(args[0]), out.requires_grad)))
-    cached_backward(enc, d.train_x, d.train_y, HSCL(beta=5.), 25)
-    assert seen==[(25, False), (25, False), (10, False), (25, True), (25, True), (10, True)]
+    "What a layer puts out is gone when the loss is taken, and on the way back it lives for one chunk at a time."
+    d, seen, alive = small(), [], []
+    enc = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 4))
+    def note(m, args, out):
+        seen.append(len(out)); alive.append(weakref.ref(out.untyped_storage()))
+        assert sum(r() is not None for r in alive)==1
+    enc[1].register_forward_hook(note)
+    def loss(z, y):
+        assert len(seen)==3 and not any(r() is not None for r in alive)
+        return HSCL(beta=5.)(z, y)
+    cached_backward(enc, d.train_x, d.train_y, loss, 25)
+    assert sorted(seen[:3])==sorted(seen[3:])==[10, 25, 25]
 
 def test_cached_backward_refuses_what_mixes_rows():
     d = small(); enc = make_encoder(8, 3, hidden=[16])
@@ -256,17 +263,45 @@ def test_a_run_in_chunks_is_the_run(amp):
     for chunk in (None, 20):
         torch.manual_seed(0); net = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 2))
         net[0].register_forward_hook(lambda m,a,out: seen.append(len(out)))
-        recs = list(train(net, batches(d, 50), HSCL(beta=2.), torch.optim.SGD(net.parameters(), .1), steps=5, every=5, chunk=chunk, amp=amp))
+        recs = list(train(Chunked(net, chunk) if chunk else net, batches(d, 50), HSCL(beta=2.), torch.optim.SGD(net.parameters(), .1), steps=5, every=5, amp=amp))
         nets.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
-    assert seen==[50]*5+[20, 20, 10]*2*5 and recs[-1]['images_per_s']>0
+    assert seen==[50]*5+[20, 20, 10, 10, 20, 20]*5 and recs[-1]['images_per_s']>0
     torch.manual_seed(0); first = torch.cat([p.detach().flatten() for p in nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 2)).parameters()])
     moved = (nets[0]-first).abs().max().item()
     assert moved>1e-3
     torch.testing.assert_close(*nets, rtol=0, atol=moved*2**-6 if amp else 1e-6) # sums of numbers of 8 bits, in another order
 
-def test_chunks_say_what_batch_normalisation_sees():
-    d = small(); net = make_encoder(8, 3, hidden=[16])
-    with pytest.warns(UserWarning, match='chunk: batch normalisation sees 20 rows in place of the batch'): list(train(net, batches(d, 50), HSCL(beta=2.), torch.optim.SGD(net.parameters(), .1), steps=1, chunk=20))
+@pytest.mark.parametrize('validate', [True, False])
+@pytest.mark.parametrize('supervised', [True, False])
+def test_a_batch_without_a_pair_costs_nothing_and_is_counted(validate, supervised):
+    "Whether the loss looks at its batch or not: weights stay, the record counts, a warning is said once, and good batches go on."
+    d = small(); net = nn.Linear(8, 2)
+    x, apart, good = d.train_x[:3], torch.arange(3), torch.tensor([0, 0, 1])
+    its = iter([(x, apart)]*2+[(x, good)]+[(x, apart)]+[(x, torch.zeros(3, dtype=torch.int64))])
+    loss_fn = (HSCL if supervised else HUCL)(beta=2., validate=validate)
+    weights, opt = [], torch.optim.SGD(net.parameters(), .1)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        recs = []
+        for r in train(net, its, loss_fn, opt, steps=5, every=1): recs.append(r); weights.append(net.weight.detach().clone())
+    moved = [not torch.equal(a, b) for a,b in zip(weights, weights[1:])]
+    alone = not supervised # one class is enough without labels
+    assert moved==[False, False, True, False, alone]
+    if validate: assert loss_fn.empty==(3 if alone else 4)
+    assert [r['empty'] for r in recs]==[0, 1, 1, 0, 1, int(supervised)]
+    assert len([w for w in said if 'pair' in str(w.message)])==(2 if validate else 1) # the loss's own, and the loop's
+
+def test_a_broken_loss_is_no_batch_without_a_pair():
+    d = small(); net = nn.Linear(8, 2)
+    its = [(d.train_x[:4], torch.tensor([0, 0, 1, 1]))]
+    with pytest.raises(FloatingPointError, match='nan or inf at step 1'):
+        list(train(net, its, lambda z, y: z.sum()*math.nan, torch.optim.SGD(net.parameters(), .1), steps=2))
+
+def test_the_loop_is_short():
+    "Its body after the docstring has at most twenty lines, and it takes at most thirteen things."
+    lines = inspect.getsource(train).splitlines()
+    assert len(inspect.signature(train).parameters)<=13
+    assert len(lines)-1-max(i for i,l in enumerate(lines) if l.endswith('"""'))<=20
 
 def test_a_scaler_changes_nothing():
     "The gradient of the loss is linear in what it is scaled by: the same step with and without a GradScaler, under autocast."

@@ -1,5 +1,6 @@
 "Run folders: resume, overwrite, damaged files."
 import json, math, os, resource, shutil, signal, subprocess, sys, warnings
+from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
@@ -242,6 +243,71 @@ def test_other_data_of_the_same_name_is_refused(tmp_path):
     run(cfg, tmp_path/'a', resume=True)
     npz(tmp_path/'x.npz', 1)
     with pytest.raises(ValueError, match='data: expected those of the run to resume'): run(cfg, tmp_path/'a', resume=True)
+
+def test_a_run_in_chunks_says_what_batch_normalisation_sees(tmp_path):
+    "Chunks of the whole batch change nothing; smaller ones do, for each is normalised by itself."
+    rows = {}
+    for chunk in (None, 64, 32):
+        cfg = RunConfig(batch_size=64, steps=2, eval_every=1, chunk=chunk)
+        if chunk is None: rows[chunk] = run(cfg, tmp_path/'none')
+        else:
+            with pytest.warns(UserWarning, match=f'chunk: batch normalisation sees {chunk} rows in place of the batch'): rows[chunk] = run(cfg, tmp_path/str(chunk))
+    loss = {k: [r['loss'] for r in v] for k,v in rows.items()}
+    assert loss[64]==loss[None]!=loss[32] and loss[32][0]==loss[None][0]
+
+def pictures(root, each=12, classes=3, size=8):
+    "A folder of class folders of random RGB images."
+    from PIL import Image
+    g = np.random.default_rng(0)
+    for c in range(classes):
+        (root/f'c{c}').mkdir(parents=True)
+        for i in range(each): Image.fromarray(g.integers(0, 256, (size, size, 3), np.uint8)).save(root/f'c{c}'/f'{i}.png')
+    return root
+
+@pytest.mark.parametrize('how', [dict(), dict(augment='light', views=2, positives='view', workers=1), dict(per_class=4, val=0.)], ids=str)
+def test_a_stream_is_the_run_in_memory(tmp_path, how):
+    "As long as the sample holds everything: the same numbers, to the last bit; also where it goes on."
+    root = pictures(tmp_path/'p')
+    cfg = RunConfig(data=str(root), image_size=8, arch='mlp', dim=4, batch_size=8, steps=6, eval_every=2, **{k: v for k,v in how.items() if k!='workers'})
+    flow = replace(cfg, stream=True, **{k: v for k,v in how.items() if k=='workers'})
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        want, got = run(cfg, tmp_path/'a'), run(flow, tmp_path/'b')
+        run(replace(flow, steps=2), tmp_path/'c')
+        on = run(flow, tmp_path/'c', resume=True)
+    def numbers(rows): return [{k: v for k,v in r.items() if isinstance(v, float) and k not in ('images_per_s', 'memory_mb', 'seconds')} for r in rows]
+    assert str(numbers(got))==str(numbers(want)) and len(got)==4
+    assert str(numbers(on)[2:])==str(numbers(got)[2:]) # the shorter run judged the test part at its end, step 2
+
+def test_a_stream_whose_files_changed_does_not_go_on(tmp_path):
+    root = pictures(tmp_path/'p')
+    cfg = RunConfig(data=str(root), image_size=8, arch='mlp', dim=4, batch_size=8, steps=1, stream=True)
+    run(cfg, tmp_path/'a')
+    (root/'c0'/'3.png').rename(root/'c0'/'33.png')
+    with pytest.raises(ValueError, match='data: expected those of the run to resume'): run(replace(cfg, steps=2), tmp_path/'a', resume=True)
+
+@pytest.mark.parametrize('how,says', [
+    (dict(data='digits', stream=True, image_size=8), "stream: expected a folder of class folders, got 'digits'"), (dict(stream=True), 'image_size: expected a size for all images of a stream, got None'),
+    (dict(workers=2), 'workers: expected 0 without stream, got 2'), (dict(stream=True, image_size=8, workers=-1), 'workers: expected a whole number >= 0'),
+    (dict(raw=True, k=5), 'raw: expected one of the two'), (dict(raw=True, method='scl'), 'raw: expected raw with a method that has hardness'), (dict(raw=True, hardening='top'), 'raw: expected raw with hardening exp')], ids=str)
+def test_streams_and_raw_weights_say_what_they_need(tmp_path, how, says):
+    with pytest.raises(ValueError, match=says): build_data(RunConfig(**{'data': str(pictures(tmp_path/'p', 2)), **how}))
+
+def test_raw_weights_from_the_settings():
+    "The loss of a run is that of the function, and never below its bound: with equal classes at the simplex ETF it is there."
+    from hardcl_nb.losses.contrastive import contrastive_loss
+    from hardcl_nb.runs.build import build_bound, build_losses
+    from hardcl_nb.theory.etf import simplex_etf
+    from hardcl_nb.training.loop import probe_subset
+    z0, y = torch.randn(24, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.arange(4).repeat(6)
+    data = Data('d', z0, y, z0, y, 4)
+    cfg = RunConfig(raw=True, beta=3., tau=.7, alpha=.4, dim=3)
+    loss, bound = build_losses(cfg)[1], build_bound(cfg, data)
+    z = torch.nn.functional.normalize(z0, dim=1)
+    assert loss(z, y).item()==pytest.approx(contrastive_loss(z, y, beta=3., tau=.7, alpha=.4, raw=True).item(), rel=1e-12)
+    best = simplex_etf(4, 3).double()[y[probe_subset(data)]]
+    assert loss(best, y[probe_subset(data)]).item()==pytest.approx(bound, rel=1e-6) and loss(z, y).item()>bound
+    assert math.isnan(build_bound(replace(cfg, method='hucl'), data)) and build_bound(replace(cfg, raw=False), data)!=pytest.approx(bound, rel=1e-2)
 
 def test_many_classes_and_few_samples(tmp_path):
     cfg = RunConfig(data=npz(tmp_path/'x.npz', 0, classes=520, each=4), arch='mlp', dim=16, steps=1, eval_every=1, batch_size=64, positives='view', augment='light')

@@ -7,10 +7,11 @@ __all__ = ['build_data', 'data_digest', 'build_encoder', 'build_optimiser', 'bui
            'build_bound', 'build_run']
 
 # %% ../../nbs/61_build.ipynb #d5867afa
-import hashlib, math
+import hashlib, math, warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 import torch
@@ -19,14 +20,16 @@ from ..checks import need
 from ..losses.distributed import distributed_loss
 from ..losses.methods import make_loss
 from .config import RunConfig, loss_options
-from ..tables import find, methods
+from ..tables import datasets, find, methods
 from ..training.augment import make_augment
 from ..training.batches import batches
 from ..training.data import Data, hold_out
 from ..training.datasets import load_dataset
 from ..training.encoders import make_encoder, near_nc
 from ..training.images import Pixels, pixel_stats
+from ..training.chunked import Chunked
 from ..training.loop import probe_subset, recorder, schedule
+from ..training.streams import StreamedData, file_batches, stream_folder
 from ..training.processes import gather_shares, my_share, on_first, rank_and_size, sync_batchnorm
 
 # %% ../../nbs/61_build.ipynb #eb001640
@@ -35,24 +38,43 @@ def build_data(
     device:torch.device|str='cpu'    # Where the data will live
 ) -> tuple[RunConfig, Data, Data]: # Settings with `steps` filled in; the data to train and judge on; all of the data
     "Load the data of a run and hold its validation part out."
-    load = partial(load_dataset, cfg.data, cfg.root, cfg.download, cfg.classes, cfg.image_size)
-    if cfg.download and rank_and_size()[1]>1: on_first(lambda: load() and None) # one fetches, the others wait
-    full = load().to(device)
-    if cfg.val>0: dev = hold_out(full, cfg.val)
-    else: dev = replace(full, test_x=full.train_x[:1], test_y=full.train_y[:1]) # judged on nothing until the end
-    n = len(dev.train_x)
+    if cfg.stream: dev, full = (d.to(device) for d in _streamed(cfg))
+    else: dev, full = _loaded(cfg, device)
+    n = len(dev.files) if isinstance(dev, StreamedData) else len(dev.train_x)
     need(cfg.batch_size<=n, 'batch_size', cfg.batch_size, f'at most {n}, the number of training samples')
     if cfg.epochs is not None: cfg = replace(cfg, steps=cfg.epochs*(n//cfg.batch_size))
     need(cfg.warmup<cfg.steps, 'warmup', cfg.warmup, f'less than {cfg.steps}, the number of steps')
     return cfg, dev, full
 
+# %% ../../nbs/61_build.ipynb #fb3bac78
+def _loaded(cfg, device):
+    "Data in memory: to train and judge on, and all."
+    load = partial(load_dataset, cfg.data, cfg.root, cfg.download, cfg.classes, cfg.image_size)
+    if cfg.download and rank_and_size()[1]>1: on_first(lambda: load() and None) # one fetches, the others wait
+    full = load().to(device)
+    if cfg.val>0: return hold_out(full, cfg.val), full
+    return _unjudged(full), full
+
+def _streamed(cfg):
+    "A sample in memory, and files."
+    folder = cfg.data not in datasets and Path(cfg.data).is_dir()
+    need(folder, 'stream', repr(cfg.data), 'a folder of class folders')
+    dev,full = stream_folder(cfg.data, cfg.image_size, val=cfg.val, classes=cfg.classes)
+    return dev if cfg.val>0 else _unjudged(full), full
+
+def _unjudged(full):
+    "Judged on nothing until the end: one image stands in for the test part."
+    return replace(full, test_x=full.train_x[:1], test_y=full.train_y[:1])
+
 # %% ../../nbs/61_build.ipynb #8b298ed4
 def data_digest(
     data:Data # A data set
 ) -> str|None: # SHA-256 over images and labels; None for vectors
-    "What tells one image set from another."
+    "What tells one image set from another; of files that are read as they come, names and sizes."
     if not data.images: return None
     h = hashlib.sha256()
+    files = data.files if isinstance(data, StreamedData) else ()
+    for f in files: h.update(repr((f.parent.name, f.name, f.stat().st_size)).encode())
     for x in (data.train_x, data.train_y, data.test_x, data.test_y):
         h.update(repr((x.dtype, tuple(x.shape))).encode())
         h.update(x.cpu().contiguous().numpy().data)
@@ -105,10 +127,12 @@ def build_batches(
 ) -> Iterator: # (x, y) for each step
     "What the steps of a run see."
     augment = make_augment(cfg.augment) if 'augment' in rng else None
-    how:dict[str, Any] = dict(seed=cfg.seed, start=start, per_class=cfg.per_class, views=cfg.views,
-        positives=cfg.positives)
-    return batches(data, cfg.batch_size, augment=augment, generator=rng.get('augment'), channels_last=cfg.channels_last,
-        share=my_share if rank_and_size()[1]>1 else None, **how)
+    order:dict[str, Any] = dict(seed=cfg.seed, start=start, per_class=cfg.per_class,
+        share=my_share if rank_and_size()[1]>1 else None)
+    if isinstance(data, StreamedData):
+        order = dict(stream=file_batches(data, cfg.batch_size, workers=cfg.workers, **order))
+    return batches(data, cfg.batch_size, augment=augment, generator=rng.get('augment'), views=cast(int, cfg.views),
+        positives=cfg.positives, channels_last=cfg.channels_last, **order)
 
 # %% ../../nbs/61_build.ipynb #b7f5f7f4
 def build_losses(
@@ -134,8 +158,12 @@ def build_bound(
     "How low the loss can get on the probe."
     facts, y = methods.facts(cfg.method), data.train_y[probe_subset(data)].cpu()
     if facts.bound is None or cfg.norm=='none': return math.nan
-    beta = cfg.beta if cfg.hardening=='exp' else 0. # hardening never lowers the least loss
-    return cast(Callable, find(facts.bound))(y, supervised=facts.supervised, beta=beta, alpha=cfg.alpha, tau=cfg.tau)
+    least, beta = partial(cast(Callable, find(facts.bound)), y, supervised=facts.supervised), cast(float, cfg.beta)
+    if cfg.raw and not facts.supervised: return math.nan # not known
+    if cfg.raw: # with aligned positives, as without hardness at a lower temperature
+        alone = beta/cfg.tau
+        return alone+least(beta=0., alpha=cfg.alpha*math.exp(-alone), tau=cfg.tau/(1+beta))
+    return least(beta=beta if cfg.hardening=='exp' else 0., alpha=cfg.alpha, tau=cfg.tau) # hardenings cost
 
 # %% ../../nbs/61_build.ipynb #604b7525
 def build_run(
@@ -162,11 +190,15 @@ def _options(cfg):
     rise = schedule(cfg.beta_schedule, cfg.steps)
     beta = None if cfg.beta_schedule=='constant' else lambda step: cfg.beta*rise(step)
     lr = schedule(cfg.lr_schedule, cfg.steps, cfg.warmup)
-    return dict(steps=cfg.steps, every=cfg.eval_every, lr=lr, beta=beta, clip=cfg.clip, amp=cfg.amp, chunk=cfg.chunk)
+    return dict(steps=cfg.steps, every=cfg.eval_every, lr=lr, beta=beta, clip=cfg.clip, amp=cfg.amp)
 
 def _model(cfg, encoder):
-    "What a step calls in place of the encoder: across processes, and compiled."
+    "What a step calls in place of the encoder: across processes, compiled, and in chunks."
     model, device = encoder, next(encoder.parameters()).device
     ids = [device.index] if device.type=='cuda' else None
     if rank_and_size()[1]>1: model = nn.parallel.DistributedDataParallel(encoder, device_ids=ids)
-    return torch.compile(model) if cfg.compile else model
+    if cfg.compile: model = torch.compile(model)
+    if cfg.chunk is None: return model
+    seen = f'batch normalisation sees {cfg.chunk} rows in place of the batch; the gradient is that of such a network'
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in encoder.modules()): warnings.warn(f'chunk: {seen}')
+    return Chunked(model, cfg.chunk, ghosts=True)

@@ -205,6 +205,7 @@ class Progress:
 def _facts(rec):
     "What to show of a record."
     text = dict(loss=f"{rec['loss']:.4f}", gap=f"{rec['gap']:.4f}", images=f"{rec['images_per_s']:,.0f}/s")
+    if rec['empty']: text['empty'] = f"{rec['empty']} batches"
     return {k: v for k,v in text.items() if not v.startswith('nan')}
 
 def _train(cfg, how):

@@ -16,7 +16,8 @@ from types import ModuleType
 from ..checks import Refused, check_count, need
 from .cluster import MachineOptions, RunJob, fits, registered_modules, submit
 from .cli import Progress, one_line_errors, read_args, settings
-from .config import RunConfig, check_type, check_types, grid, kind_of, kinds, parts, places, run_name
+from .config import RunConfig, check_type, check_types, kind_of, kinds, parts, places, run_name
+from .grid import grid
 
 # %% ../../nbs/66_compare.ipynb #c02bb60c
 def run_folders(

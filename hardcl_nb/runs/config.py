@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['parts', 'kinds', 'places', 'DataSettings', 'LossSettings', 'EncoderSettings', 'OptimiserSettings', 'MachineSettings',
-           'RunConfig', 'kind_of', 'check_type', 'check_types', 'choices', 'loss_options', 'obstacles', 'run_name',
-           'data_name', 'grid']
+           'RunConfig', 'is_hard', 'kind_of', 'check_type', 'check_types', 'choices', 'loss_options', 'obstacles',
+           'run_name', 'data_name']
 
 # %% ../../nbs/60_config.ipynb #23a761bf
 import math, os, sys
 from collections.abc import Collection, Sequence
 from dataclasses import Field, dataclass, fields
-from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 from ..checks import check_choice, check_count, check_number, need
@@ -26,6 +25,7 @@ class DataSettings:
     download:bool=False        # Fetch a named image set if it is missing
     classes:int|None=None      # Use the first so many classes only; all if not given
     image_size:int|None=None   # Height and width of the images of a folder; as they are if not given
+    stream:bool=False          # Read the training images of a folder batch by batch; in memory, a sample to judge on
     val:float=.1               # Share of the training part held out for validation; the test part is looked at once
     augment:str='none'         # Augmentation of images
     views:int|None=None        # Views of each image in a batch, 1 or 2; 2 for positives=view, else 1, if not given
@@ -43,6 +43,7 @@ class LossSettings:
     tau:float=1.                 # Temperature
     alpha:float=1.               # InfoNCE's constant; 0 gives the decoupled loss
     attached:bool=False          # Let the gradient flow through the weights of the negatives too
+    raw:bool=False               # Weights of the negatives as they are; else their mean is 1 for each anchor
     k:int|None=None              # Negatives drawn per positive pair; all of the batch, exactly, if not given
     positives:str='class'        # Samples of the anchor's class, or the other of two views of its image, label-free
 
@@ -76,6 +77,7 @@ class MachineSettings:
     device:str='auto'            # auto (a GPU if there is one), cpu, cuda, cuda:1 and so on
     amp:bool=False               # Run the encoder in bfloat16 where that is safe
     chunk:int|None=None          # Samples that the encoder sees at a time, to save memory; the whole batch if not given
+    workers:int=0                # Processes that read images ahead, for stream
     channels_last:bool=False     # Lay images out with channels last
     compile:bool=False           # Compile the encoder with torch.compile
 
@@ -100,12 +102,16 @@ class RunConfig(MachineSettings, OptimiserSettings, EncoderSettings, LossSetting
 parts = (DataSettings, LossSettings, EncoderSettings, OptimiserSettings, MachineSettings) # in the order of the help
 
 # %% ../../nbs/60_config.ipynb #5395c70e
-def _hard(method): return method in methods and methods.facts(method).hard
+def is_hard(
+    method:str # A method
+) -> bool: # Is it in the table, and takes a hardness?
+    "Does a method have hardness?"
+    return method in methods and methods.facts(method).hard
 
 def _complete(cfg):
     "Fill in defaults that depend on other settings; a whole number is a number too."
     views = 2 if cfg.positives=='view' else 1
-    for k,v in dict(beta=5. if _hard(cfg.method) else 0., views=views).items():
+    for k,v in dict(beta=5. if is_hard(cfg.method) else 0., views=views).items():
         if getattr(cfg, k) is None: object.__setattr__(cfg, k, v)
     for k,v in vars(cfg).items():
         if kinds[k] is float and type(v) is int and abs(v)<=sys.float_info.max: object.__setattr__(cfg, k, float(v))
@@ -153,7 +159,7 @@ def choices() -> dict[str, Collection]: # Setting -> its names
 
 # %% ../../nbs/60_config.ipynb #6bee6308
 _low = dict(classes=2, image_size=1, k=1, dim=1, epochs=1, per_class=1, head=1, steps=1, eval_every=1, batch_size=2,
-    seed=0, warmup=0, chunk=1)
+    seed=0, warmup=0, chunk=1, workers=0)
 _high = dict(seed=2**63-1, dim=2**20, head=2**20, k=2**20, image_size=2**14, batch_size=2**31-1, lr=1e38,
     weight_decay=1e38)
 
@@ -179,13 +185,22 @@ def _check(cfg):
     need(cfg.views==1 or cfg.augment!='none', 'augment', 'none', 'light or simclr where there are two views')
     alone = cfg.k is None or not cfg.attached
     need(alone, 'attached', 'attached together with k', 'one of the two: draws have no gradient')
+    need(cfg.k is None or not cfg.raw, 'raw', 'raw together with k', 'one of the two: draws follow normalised weights')
+    need(is_hard(cfg.method) or not cfg.raw, 'raw', f'raw and {cfg.method}', 'raw with a method that has hardness')
+    need(cfg.hardening=='exp' or not cfg.raw, 'raw', f'raw and {cfg.hardening}', 'raw with hardening exp')
+    _check_stream(cfg)
     make_loss(cfg.method, cfg.beta, k=cfg.k, hardening=cfg.hardening, **loss_options(cfg))
 
 def loss_options(
     cfg:RunConfig # Settings
 ) -> dict: # For `make_loss`
     "The options of the loss."
-    return dict(tau=cfg.tau, alpha=cfg.alpha, detach=not cfg.attached)
+    return dict(tau=cfg.tau, alpha=cfg.alpha, detach=not cfg.attached, raw=cfg.raw)
+
+def _check_stream(cfg):
+    "Refuse a stream of images of any size; whether there is a folder shows when it is read."
+    if not cfg.stream: return need(cfg.workers==0, 'workers', cfg.workers, '0 without stream')
+    need(cfg.image_size is not None, 'image_size', None, 'a size for all images of a stream')
 
 def _check_data(data):
     "Refuse what is neither a known name nor a place."
@@ -193,7 +208,7 @@ def _check_data(data):
     need(ok, 'data', repr(data), f'one of {", ".join(datasets)}, an .npz file or a folder of class folders')
 
 # %% ../../nbs/60_config.ipynb #5381f018
-places:tuple[str, ...] = ('root', 'download', 'device', 'compile')
+places:tuple[str, ...] = ('root', 'download', 'device', 'compile', 'workers')
 
 def obstacles(
     was:dict, # Settings of a run, perhaps of an earlier version that had fewer
@@ -225,26 +240,3 @@ def _plain(v):
     "A value as part of a name."
     text = f'{v:g}' if isinstance(v, float) else str(v)
     return ''.join(c if c.isalnum() or c in '._+' else '_' for c in text)
-
-# %% ../../nbs/60_config.ipynb #9c0cc566
-def grid(
-    data:Sequence[str],     # Data sets
-    methods:Sequence[str],  # Methods
-    betas:Sequence[float],  # Hardnesses
-    norms:Sequence[str],    # Normalisations
-    seeds:Sequence[int],    # Seeds
-    **settings              # Other settings of `RunConfig`: a value, the same for all runs, or a list of values
-) -> list[RunConfig]: # One for each run
-    "The runs of a comparison; each one different from all others."
-    swept = {k: list(v) for k,v in settings.items() if isinstance(v, (list, tuple))}
-    for k in swept: need(k not in places, k, 'several values', 'one value: it does not change the numbers')
-    one = {k: v for k,v in settings.items() if k not in swept}
-    hard = [m for m in methods if _hard(m)]
-    def stood_for(m, b): return m in hard and b==0 and m[1:] in methods # by the easy method
-    pairs = [(m, b) for m in methods for b in (betas if m in hard else (0.,)) if not stood_for(m, b)]
-    need(len(pairs)>0, 'betas', betas, f'a hardness > 0 for {methods}')
-    cfgs = []
-    for d,n,(m,b),v,s in product(data, norms, pairs, product(*swept.values()), seeds):
-        more = {k: x for k,x in {**one, **dict(zip(swept, v))}.items() if m in hard or k!='hardening'}
-        cfgs.append(RunConfig(data=d, method=m, beta=float(b), norm=n, seed=s, **more))
-    return list(dict.fromkeys(cfgs)) # what has no hardness has no hardening either

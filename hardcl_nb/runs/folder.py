@@ -78,7 +78,7 @@ def _reopen(cfg, out, was, about, digest):
 
 # %% ../../nbs/63_folder.ipynb #825dd6b9
 _keys = ('data', 'method', 'beta', 'norm', 'seed')
-_speed = ('images_per_s', 'memory_mb')
+_speed = ('images_per_s', 'memory_mb', 'empty')
 
 def _logs(out, rec):
     "The tables that a record belongs into."
