@@ -35,7 +35,7 @@ def digest_of(
     cfgs:Sequence[RunConfig] # Settings of runs
 ) -> str: # 64 hexadecimal digits
     "What tells one set of settings from another; a data set counts by its name, wherever it lies."
-    later = [('chunk', None), ('raw', False), ('stream', False)] # settings that came after the first results, with what they were before
+    later = [('chunk', None), ('raw', False), ('stream', False)] # later than the first results, as they were before
     said = [{k: v for k,v in asdict(c).items() if k not in places and (k, v) not in later} for c in cfgs]
     bare = [{k: data_name(v) if k=='data' else v for k,v in s.items()} for s in said]
     return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
