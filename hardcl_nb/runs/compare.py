@@ -6,15 +6,15 @@
 __all__ = ['run_folders', 'run_all', 'CompareLists', 'CompareOptions', 'hardcl_compare']
 
 # %% ../../nbs/66_compare.ipynb #416d8e0b
-import os, signal, sys, threading, time, warnings
+import os, signal, sys, threading, time
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from .. import tables
 from ..checks import Refused, check_count, need
+from .cluster import MachineOptions, RunJob, fits, registered_modules, submit
 from .cli import Progress, one_line_errors, read_args, settings
 from .config import RunConfig, check_type, check_types, kind_of, kinds, parts, places, run_name
 from .grid import grid
@@ -43,20 +43,7 @@ def _stored(folder):
     except Refused: return None # what is damaged is named when it is read
 
 # %% ../../nbs/66_compare.ipynb #f86624e2
-def _fits(settings):
-    "Refuse what does not fit a data set; in a worker, so that the main process holds no data."
-    from hardcl_nb.runs.build import build_data, build_run
-    cfg,data,_ = build_data(RunConfig(**settings))
-    build_run(cfg, data, fresh=False)
-
-def _one(job):
-    "One run in a worker process, on one core."
-    import torch
-    from hardcl_nb.runs.folder import run
-    settings,out,overwrite,threads = job
-    torch.set_num_threads(threads)
-    run(RunConfig(**settings), out, resume=not overwrite, overwrite=overwrite)
-    return Path(out).name
+def _one(job): return job() # in a worker process
 
 # %% ../../nbs/66_compare.ipynb #7d5b24a2
 @contextmanager
@@ -77,7 +64,7 @@ def _follow(jobs, ends):
     "On a terminal, a bar for each run that is going on, below that of all runs."
     bars:dict[str, Progress] = {}
     while not ends.wait(.5):
-        going = {out: got for _,out,*_ in jobs if (got := _recorded(Path(out)))}
+        going = {out: got for out in jobs if (got := _recorded(Path(out)))}
         for out in {*bars}-{*going}: bars.pop(out).close()
         for out,(r,steps) in going.items():
             free = min({*range(1, len(bars)+2)}-{b.position for b in bars.values()})
@@ -100,13 +87,6 @@ def _outlive_nobody():
     time.sleep(5)
     os._exit(1)
 
-def _registered():
-    "Modules whose losses, metrics and so on are registered."
-    known = [t for t in vars(tables).values() if isinstance(t, tables.Table)]
-    every = [(k, e.target.__module__) for t in known for k,e in t.items() if callable(e.target)]
-    lost = ', '.join(k for k,m in every if m=='__main__')
-    if lost: warnings.warn(f'workers: {lost} of the main program cannot be found by workers; put it into a module')
-    return sorted({m for _,m in every}-{'__main__'})
 
 # %% ../../nbs/66_compare.ipynb #999f05c4
 def run_all(
@@ -116,32 +96,35 @@ def run_all(
     workers:int=0,          # Processes; 0 for one per core, at most 8
     threads:int=1,          # Threads of each, 0 to share the cores; with more, sums are rounded otherwise
     overwrite:bool=False,   # Train again what is there; otherwise finished runs are kept and unfinished ones go on
-    progress:bool=True      # Show how far it is?
+    progress:bool=True,     # Show how far it is?
+    machines:MachineOptions=MachineOptions() # Who makes the runs: processes here, or jobs of a queue
 ) -> None:
     "Train all runs of a comparison, several at a time."
     from concurrent.futures import ProcessPoolExecutor
     from hardcl_nb.training.processes import handed_on, worker_context
     from hardcl_nb.runs.compare import _begin # not from the main program, where that is this module
-    cores, where = os.cpu_count() or 1, run_folders(cfgs, out)
+    cores, modules, pooled = os.cpu_count() or 1, tuple(registered_modules()), machines.launcher=='pool'
     n = min(workers or min(cores, 8), len(cfgs))
-    jobs = [(asdict(c), str(p), overwrite, threads or max(1, cores//n)) for c,p in where.items()]
+    each = (threads or max(1, cores//n)) if pooled else machines.cores
+    jobs = [RunJob(asdict(c), str(p.absolute()), overwrite, each, modules) for c,p in run_folders(cfgs, out).items()]
+    show = Progress('runs', 'run') if progress else None
+    if not pooled: return submit(jobs, Path(out).absolute()/'jobs', machines, workers, show)
     ctx = worker_context('hardcl_nb.runs.folder')
-    with ProcessPoolExecutor(n, ctx, _begin, (_registered(),)) as pool, handed_on():
-        _work(pool, n, cfgs, jobs, Progress('runs', 'run') if progress else None)
+    with ProcessPoolExecutor(n, ctx, _begin, (modules,)) as pool, handed_on(): _work(pool, n, jobs, show)
 
 # %% ../../nbs/66_compare.ipynb #6d9bbeff
-def _work(pool, n, cfgs, jobs, show):
+def _work(pool, n, jobs, show):
     "Try one run of each kind, then run all; the first trouble ends it."
     from concurrent.futures.process import BrokenProcessPool
-    from hardcl_nb.runs.compare import _fits, _one
+    from hardcl_nb.runs.compare import _one
     from hardcl_nb.runs.storage import axes_between
-    axes = axes_between([asdict(c) for c in cfgs])
-    tried = {(c.data, *(getattr(c, k) for k in axes)): asdict(c) for c in cfgs}
+    axes = axes_between([j.settings for j in jobs])
+    tried = {(j.settings['data'], *(j.settings[k] for k in axes)): j for j in jobs}
     ends = threading.Event()
-    follow = threading.Thread(target=_follow, args=(jobs, ends), daemon=True)
+    follow = threading.Thread(target=_follow, args=([j.out for j in jobs], ends), daemon=True)
     try:
         with _no_main():
-            list(pool.map(_fits, tried.values()))
+            list(pool.map(fits, tried.values()))
             done = pool.map(_one, jobs)
         if show: show(0, len(jobs)) # before the first is done, which may take hours
         if show and sys.stderr.isatty(): follow.start()
@@ -216,13 +199,13 @@ unit-norm ≤ 0.01 and equal-inner ≤ 0.03? Gap: loss minus the provable lower 
 on a class-balanced probe; it does not exist without normalisation. Validation samples are held out of the training
 part; the test part is used once, at the end of each run."""
 
-def _compare(cfgs, how):
+def _compare(cfgs, how, machines):
     "Train, collect, report."
     from hardcl_nb.runs.storage import read_all, read_run, runs_in, write_tables
     from hardcl_nb.measures.curves import standard_figures
     from hardcl_nb.runs.report import text_table, write_report
     for p in (p for f in how.overlay for p in runs_in(f)): read_run(p) # before hours of training, not after
-    run_all(cfgs, how.out, workers=how.workers, threads=how.threads, overwrite=how.overwrite)
+    run_all(cfgs, how.out, workers=how.workers, threads=how.threads, overwrite=how.overwrite, machines=machines)
     all_settings,rows,spectra = read_all(how.out, how.overlay)
     write_tables(how.out, rows, spectra)
     figures = standard_figures(rows, spectra)
@@ -237,13 +220,14 @@ def hardcl_compare(
 ) -> None:
     "Compare losses, hardnesses, normalisations, seeds and whatever else is a list: a table, figures and a report."
     with one_line_errors('hardcl_compare', 'The same command with --resume goes on.'):
-        every, about = (CompareLists, CompareOptions, *parts), hardcl_compare.__doc__
+        every, about = (CompareLists, CompareOptions, MachineOptions, *parts), hardcl_compare.__doc__
         said = read_args('hardcl_compare', about, every, args, lists=(CompareLists, *parts), skip=_singular)
-        how = CompareOptions(**{f.name: said.pop(f.name) for f in fields(CompareOptions) if f.name in said})
+        def those(kind): return kind(**{f.name: said.pop(f.name) for f in fields(kind) if f.name in said})
+        how, machines = those(CompareOptions), those(MachineOptions)
         extra = {f.name: kind_of(f)[0] for f in fields(CompareLists)}
         got = settings(said, how.config, extra, lists=True)
         _check_folder(how)
-        _compare(_grid(got), how)
+        _compare(_grid(got), how, machines)
 
 # %% ../../nbs/66_compare.ipynb #2c9be8a9
 if __name__=='__main__' and sys.argv[0].endswith('compare.py'): hardcl_compare()
