@@ -3,7 +3,9 @@ import json, os, re, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
 from safetensors import safe_open
+from hardcl_nb.runs.cli import hardcl_train
 from hardcl_nb.runs.compare import hardcl_compare
+from hardcl_nb.runs.experiments import hardcl_experiment
 
 def sh(mod, *args, cwd=None): return subprocess.run([sys.executable, '-m', f'hardcl_nb.runs.{mod}', *args], capture_output=True, text=True, cwd=cwd)
 
@@ -67,6 +69,17 @@ def test_console_scripts_are_installed():
     for name in ('hardcl_train', 'hardcl_compare'):
         r = subprocess.run([str(bin/name), '--help'], capture_output=True, text=True)
         assert r.returncode==0 and '--out' in r.stdout
+
+@pytest.mark.parametrize('args, says', [(['--out', ''], "out: expected the name of a folder, got ''"), (['--store', ' '], "store: expected the name of a folder, got ' '")])
+def test_an_experiment_without_a_folder_is_refused(tmp_path, args, says, monkeypatch, capfd):
+    "As with `--out $UNSET`: nothing is trained into the folder that one stands in."
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as e: hardcl_experiment(args)
+    assert e.value.code==2 and capfd.readouterr()==('', f'hardcl_experiment: error: {says}\n') and not list(tmp_path.iterdir())
+
+def test_a_wrong_option_is_like_another_by_its_letters_not_by_its_dashes(capfd):
+    with pytest.raises(SystemExit): hardcl_train(['--bogus', '3'])
+    assert capfd.readouterr().err=='hardcl_train: error: unrecognized arguments: --bogus 3; expected what hardcl_train --help shows\n'
 
 @pytest.mark.slow
 def test_compare_resumes_and_grows(tmp_path):

@@ -1,5 +1,5 @@
 "Run folders: resume, overwrite, damaged files."
-import json, math, os, resource, shutil, signal, subprocess, sys, warnings
+import errno, json, math, os, resource, shutil, signal, subprocess, sys, warnings
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch
@@ -138,6 +138,22 @@ def test_full_disk_leaves_the_checkpoint_before(tmp_path):
     assert sorted(p.name for p in (tmp_path/'a').iterdir())==['checkpoint.safetensors', 'config.json', 'metrics.csv', 'spectrum.csv', 'speed.csv']
     run(RunConfig(steps=4, eval_every=4), tmp_path/'a', resume=True)
     assert (tmp_path/'a/checkpoint.safetensors').read_bytes()==whole and (tmp_path/'a/metrics.csv').read_bytes()==(tmp_path/'whole/metrics.csv').read_bytes()
+
+@pytest.mark.parametrize('k', range(6))
+def test_a_disk_that_is_full_at_any_file_leaves_a_run_that_goes_on(tmp_path, monkeypatch, k):
+    "config.json, the tables and the checkpoint one after another: the line names the file, no part of one stays, --resume makes the same bytes."
+    cfg, replace_, count = RunConfig(method='scl', steps=2, eval_every=1), os.replace, iter(range(100))
+    def full(a, b):
+        if next(count)==k: raise OSError(errno.ENOSPC, 'No space left on device')
+        return replace_(a, b)
+    run(cfg, tmp_path/'whole')
+    monkeypatch.setattr(os, 'replace', full)
+    with pytest.raises(OSError, match=r'/a/[a-z]+[.](json|csv|safetensors): expected room for .*No space left on device'): run(cfg, tmp_path/'a')
+    monkeypatch.undo()
+    left = [p.name for p in (tmp_path/'a').iterdir()] if (tmp_path/'a').exists() else []
+    assert not [f for f in left if f.endswith('.tmp') or f=='.lock'] and bool(left)==(k>0)
+    run(cfg, tmp_path/'a', resume=True)
+    for f in ('metrics.csv', 'spectrum.csv', 'config.json', 'checkpoint.safetensors'): assert (tmp_path/'a'/f).read_bytes()==(tmp_path/'whole'/f).read_bytes(), f
 
 def test_nan_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
     cfg = RunConfig(steps=20, eval_every=5, optimiser='sgd', lr=1e30, warmup=10, norm='none')

@@ -6,7 +6,7 @@
 __all__ = ['kept', 'configs', 'digest_of', 'run_experiment', 'load_results', 'ExperimentOptions', 'hardcl_experiment']
 
 # %% ../../nbs/69_experiments.ipynb #e08011d6
-import hashlib, json, math, os, platform, sys, time
+import hashlib, json, math, platform, sys, time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import import_module
@@ -106,9 +106,9 @@ def _train_all(experiment, cfgs, out, vary, workers, progress, machines):
 def _write(path, about, runs):
     "One run a line, so that a change can be read."
     lines = ',\n'.join(map(json.dumps, runs))
-    tmp = path.with_suffix('.tmp')
-    tmp.write_text(f'{json.dumps(about)[:-1]}, "runs": [\n{lines}\n]}}\n', encoding='utf-8')
-    os.replace(tmp, path)
+    from hardcl_nb.runs.checkpoints import write_text
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, f'{json.dumps(about)[:-1]}, "runs": [\n{lines}\n]}}\n')
 
 # %% ../../nbs/69_experiments.ipynb #c1f23ce6
 def load_results(
@@ -158,6 +158,8 @@ def hardcl_experiment(
         def those(kind): return kind(**{f.name: said[f.name] for f in fields(kind) if f.name in said})
         o, machines = those(ExperimentOptions), those(MachineOptions)
         if o.name!='all' and o.name not in experiments: _no_experiment(o.name)
+        for k,v in (('out', o.out), ('store', o.store)):
+            need(v is None or bool(v.strip()), k, repr(v), 'the name of a folder')
         for exp in experiments.values() if o.name=='all' else [experiments[o.name]]:
             _make(exp, o, machines)
 

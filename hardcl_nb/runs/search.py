@@ -210,14 +210,12 @@ def kept_results(
     progress:bool=True     # Show how far it is?
 ) -> list[dict]: # Settings of these names, and results
     "Make runs one after another, each result in a file of its own."
+    from hardcl_nb.runs.checkpoints import write_text
     rows, show, out = [], Progress('runs', 'run') if progress else None, Path(out)
     out.mkdir(parents=True, exist_ok=True)
     for k,(name,cfg) in enumerate(runs.items()):
         path = out/f'{name}.json'
-        if not path.exists():
-            part = path.with_suffix('.part')
-            part.write_text(json.dumps(_rounded(cfg.result())), encoding='utf-8')
-            os.replace(part, path)
+        if not path.exists(): write_text(path, json.dumps(_rounded(cfg.result())))
         rows.append({**{n: getattr(cfg, n) for n in names}, **json.loads(path.read_text(encoding='utf-8'))})
         if show is not None: show(k+1, len(runs))
     if show is not None: show.close()
