@@ -220,3 +220,12 @@ def test_an_answer_is_short_and_shows_its_proof():
     for kind,s in ref.cells(root/'nbs/faq.ipynb'):
         if kind=='markdown' and s.startswith('## '):
             assert '.ipynb' in s and len(s.split('\n\n', 1)[1])<900, s.splitlines()[0]
+
+def test_what_is_promised_is_tested():
+    "Each line of a table names a test that is there."
+    rows = [r for s in ref.prose(root/'nbs/promised.ipynb') for r in re.findall(r'^\| (?!Promise \|)(.*) \|$', s, re.M)]
+    assert len(rows)>30
+    for r in rows:
+        named = re.findall(r'`(test_\w+\.py)::(test_\w+)`', r.split(' | ')[-1])
+        assert named and all(re.search(rf'^def {t}\(', (root/'tests'/f).read_text(encoding='utf-8'), re.M) for f,t in named), r
+    assert '(nbs/promised.ipynb)' in (root/'SECURITY.md').read_text(encoding='utf-8')

@@ -65,7 +65,7 @@ def _lines(path):
     except (OSError, ValueError) as e: raise Refused(f'{path}: expected the rows of a run, got {e!r}') from None
 
 def _names(path):
-    names = tuple(_lines(path)[0].strip().split(','))
+    names = tuple(_lines(path)[0].strip().replace('"', ',').split(',')) # a quote is damage: `_kept` will find it
     need('step' in names, str(path), repr(','.join(names)[:60]), 'the rows of a run, with a column step')
     return names
 
