@@ -2,7 +2,7 @@
 PYTHON ?= python3
 py := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help course demo test slow frameworks types nightly lab student slides docs readme refresh bench clean
+.PHONY: help course demo test slow frameworks types nightly lab student slides docs readme refresh verify bench clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -58,6 +58,9 @@ readme: .venv/.ready ## Write README.md from nbs/index.ipynb, and the pages of r
 
 refresh: .venv/.ready ## Run all notebooks and store their outputs
 	@$(py) .ci/refresh.py
+
+verify: .venv/.ready ## Run all notebooks; fail if what they print is not what is stored (10 minutes)
+	@$(py) .ci/verify.py
 
 bench: .venv/.ready ## Time what is claimed to be fast; see benchmarks/
 	@for f in benchmarks/*.py; do $(py) $$f; done

@@ -27,7 +27,8 @@ def lighten(cell):
         data = o.get('data', {})
         if 'image/png' in data: data['image/png'] = light(''.join(data['image/png']))
 
-def refresh(fn, skip):
+def rerun(fn, skip):
+    "A notebook with the outputs of today."
     nb = read_nb(fn)
     def keep(c): # leave this cell and its stored output alone
         if c.cell_type!='code': return True
@@ -38,7 +39,9 @@ def refresh(fn, skip):
         if c.cell_type=='code' and any(view in o.get('data', {}) for o in c.get('outputs', [])): c.outputs = []
         if c.cell_type=='code': lighten(c)
     with working_directory(fn.parent): CaptureShell(fn).run_all(nb, exc_stop=True, preproc=keep, postproc=drop)
-    write_nb(nb, fn)
+    return nb
+
+def refresh(fn, skip): write_nb(rerun(fn, skip), fn)
 
 os.environ['IN_TEST'] = '1' # as in `nbdev_test`: a notebook's closing `nbdev_export()` does nothing here
 
