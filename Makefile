@@ -1,5 +1,7 @@
 # hardcl_nb: `make` lists what there is. Every target makes its own environment in .venv first.
 PYTHON ?= python3
+# versions that the course is known to run with; CONSTRAINTS= for the newest
+CONSTRAINTS ?= constraints.txt
 py := .venv/bin/python
 .DEFAULT_GOAL := help
 .PHONY: help course demo test slow frameworks types nightly lab student slides docs readme refresh verify bench clean
@@ -7,10 +9,10 @@ py := .venv/bin/python
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
 
-.venv/.ready: settings.ini setup.py
+.venv/.ready: settings.ini setup.py $(CONSTRAINTS)
 	@test -x $(py) || $(PYTHON) -m venv .venv
 	@echo 'Installing hardcl_nb and what it needs into .venv (some minutes the first time) ...'
-	@$(py) -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@$(py) -m pip install -q --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) -e '.[dev]'
 	@touch .venv/.ready
 
 course: student ## Write working copies of the notebooks into work/ and open them in JupyterLab

@@ -29,7 +29,8 @@ def differences(fn, skip):
     for nb in (old, new): clean_nb(nb, clear_all=False)
     was, now, same = texts(old), texts(new), words if fn.stem in timed else str
     odd = [k for k in was if same(was[k])!=same(now.get(k, ''))]
-    return [l for k in odd for l in difflib.unified_diff(was[k].splitlines(), now.get(k, '').splitlines(), f'{fn.name}#{k}, stored', 'now', '', '', 1)]
+    def lines(k): return difflib.unified_diff(was[k].splitlines(), now.get(k, '').splitlines(), f'{fn.name}#{k}, stored', 'now', n=1, lineterm='')
+    return [l for k in odd for l in lines(k)]
 
 os.environ['IN_TEST'] = '1' # as in `nbdev_test`
 

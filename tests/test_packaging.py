@@ -2,6 +2,8 @@
 import configparser, os, re, shutil, subprocess, sys, zipfile
 from pathlib import Path
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 root = Path(__file__).parent.parent
 
@@ -35,3 +37,15 @@ def test_installed_package_trains_without_nbdev(wheel, tmp_path):
         "import hardcl_nb.runs.cli as c; assert 'site' in c.__file__, c.__file__\nc.hardcl_train(['--steps', '2', '--out', 'x'])")
     r = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(tmp_path/'site')}, capture_output=True, text=True)
     assert r.returncode==0 and (tmp_path/'x/metrics.csv').exists(), r.stderr
+
+def test_constraints_and_oldest_versions_are_within_what_is_declared():
+    "Each declared package has one pin, in its range; the job of the oldest has each lower limit."
+    ini = configparser.ConfigParser(interpolation=None); ini.read(root/'settings.ini')
+    declared = [Requirement(r) for k in ('requirements', 'dev_requirements') for r in ini['DEFAULT'][k].split()]
+    pins = {canonicalize_name(k): v for k,v in (l.split('==') for l in (root/'constraints.txt').read_text().splitlines() if l[0]!='#')}
+    assert [r.name for r in declared if not r.specifier.contains(pins.get(canonicalize_name(r.name), '0'))]==[]
+    oldest = subprocess.run([sys.executable, '.ci/oldest.py'], cwd=root, capture_output=True, text=True).stdout.split()
+    assert len(oldest)==ini['DEFAULT']['requirements'].count('>=')>5
+    for o,r in zip(map(Requirement, oldest), (r for r in declared if '>=' in str(r))):
+        low = next(s.version for s in r.specifier if s.operator=='>=')
+        assert o.name==r.name and o.specifier.contains(low) and not o.specifier.contains('99')
