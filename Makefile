@@ -61,7 +61,7 @@ readme: .venv/.ready ## Write README.md from nbs/index.ipynb, and the pages of r
 refresh: .venv/.ready ## Run all notebooks and store their outputs
 	@$(py) .ci/refresh.py
 
-verify: .venv/.ready ## Run all notebooks; fail if what they print is not what is stored (10 minutes)
+verify: .venv/.ready ## Run all notebooks; fail if what they print is not what is stored (20 minutes)
 	@$(py) .ci/verify.py
 
 bench: .venv/.ready ## Time what is claimed to be fast; see benchmarks/
