@@ -85,8 +85,8 @@ def run_experiment(
     import torch
     cfgs, t = configs(experiment, seeds, **changes), time.perf_counter()
     vary = [k for k in asdict(cfgs[0]) if k not in places and len({str(getattr(c, k)) for c in cfgs})>1]
-    if isinstance(cfgs[0], RunConfig):
-        runs, machine = _train_all(experiment, cfgs, out, vary, workers, progress, machines)
+    how = workers, progress, machines
+    if isinstance(cfgs[0], RunConfig): runs, machine = _train_all(experiment, cfgs, out, vary, *how)
     else:
         named = {digest_of([c])[:16]: c for c in cfgs}
         runs, machine = kept_results(named, out, [*dict.fromkeys([*vary, 'seed'])], progress), this_machine()['machine']
