@@ -12,7 +12,9 @@ help: ## List these commands
 .venv/.ready: settings.ini setup.py $(CONSTRAINTS)
 	@test -x $(py) || $(PYTHON) -m venv .venv
 	@echo 'Installing hardcl_nb and what it needs into .venv (some minutes the first time) ...'
-	@$(py) -m pip install -q --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) -e '.[dev]'
+	@$(py) -m pip install -q --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) -e '.[dev]' || \
+		{ echo 'The pinned versions do not install here; taking the newest.'; \
+		$(py) -m pip install -q --disable-pip-version-check -e '.[dev]'; }
 	@touch .venv/.ready
 
 course: student ## Write working copies of the notebooks into work/ and open them in JupyterLab

@@ -136,7 +136,7 @@ def test_copies_write_nothing_back(work):
             if c['cell_type']=='code': assert not re.search(r'nbdev_export|^#\|\s*(default_exp|export|eval|hide|gpu|slow|notest)', s, re.M), s
         assert not any('<details' in s and '</details>' not in s for _,s in cells(p))
     hidden = [c for c in json.loads((work/'07_etf.ipynb').read_text())['cells'] if c['metadata'].get('jupyter')]
-    assert len(hidden)>10
+    assert len(hidden)>=10
 
 def test_a_second_call_keeps_what_a_student_wrote(work):
     page, notes = work/'02_game.ipynb', work/'.hardcl_course'

@@ -92,9 +92,9 @@ def frozen_embeddings(
 
 # %% ../../nbs/68_search.ipynb #35c6b6a7
 def into_cone(
-    x:'Tensor', # Embeddings of length 1, (n, d)
+    x:Any,      # Embeddings of length 1, a tensor (n, d)
     c:float     # Length of the constant vector, >= 0; 0 changes nothing
-) -> 'Tensor': # Of length 1 again, (n, d)
+) -> Any: # Of length 1 again, a tensor (n, d)
     "Embeddings moved into a narrow cone around the first direction in which all coordinates are equal."
     from torch.nn.functional import normalize
     return normalize(x+check_number(c, 'c', 0)/math.sqrt(x.shape[1]))
@@ -172,7 +172,7 @@ def _batches(n, size, generator):
 # %% ../../nbs/68_search.ipynb #626e0b8c
 def search(
     cfg:SearchConfig,            # Settings
-    pairs:'TextPairs|None'=None  # Pairs of texts; the docstrings of this Python if None
+    pairs:Any=None               # A `TextPairs`; the docstrings of this Python if None
 ) -> dict[str, Any]: # 'final' numbers, 'curve' of the loss, 'spectrum' of the code, and what the pairs were
     "Train two towers for code search, and measure them on held-out files."
     import time, torch
