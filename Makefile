@@ -30,7 +30,7 @@ test: .venv/.ready ## Check that notebooks and modules agree, run every notebook
 	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist loadfile -m 'not slow' tests
 
 slow: .venv/.ready ## The tests that take longest: large grids, many processes, whole command lines (9 minutes)
-	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist worksteal -m slow tests
+	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist worksteal -m 'slow and not nightly' tests
 	@for f in 24_kernel 27_general; do $(py) .ci/notebook.py nbs/$$f.ipynb gpu notest || exit 1; done
 
 frameworks: .venv/.ready ## Install other people's frameworks; run their tests and the recipes of page 58 (2 minutes)
@@ -41,8 +41,9 @@ frameworks: .venv/.ready ## Install other people's frameworks; run their tests a
 types: .venv/.ready ## Check the types of the package
 	@.venv/bin/mypy hardcl_nb --ignore-missing-imports --exclude _modidx
 
-nightly: .venv/.ready ## Fresh random examples: all property tests, many more examples (3 minutes)
+nightly: .venv/.ready ## Fresh random examples, many more of them; faults in every file, every exercise's check, pages in a browser (20 minutes or more)
 	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist loadfile --hypothesis-profile=nightly -m hypothesis tests
+	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist worksteal -m nightly tests
 
 lab: .venv/.ready ## Open JupyterLab at the first notebook
 	@$(py) -m jupyterlab nbs/00_notation.ipynb

@@ -14,6 +14,7 @@ settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE') or 'default') # --hyp
 
 def pytest_configure(config):
     config.addinivalue_line('markers', 'slow: takes long; left out by `make test`, run by `make slow`')
+    config.addinivalue_line('markers', 'nightly: takes longer still; run by `make nightly` alone')
 
 def pytest_collection_modifyitems(items):
     if settings().derandomize:

@@ -14,7 +14,7 @@ def find_pandoc():
     return pypandoc.get_pandoc_path()
 
 pandoc = find_pandoc()
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not (chromium and pandoc), reason='needs Chromium and pandoc')]
+pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.skipif(not (chromium and pandoc), reason='needs Chromium and pandoc')]
 
 def rules():
     "The rules of the theme; all of them are plain CSS but for their comments."

@@ -9,7 +9,7 @@ from hardcl_nb.runs.folder import run
 from hardcl_nb.runs.storage import read_csv
 
 submitit = pytest.importorskip('submitit')
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 def job(out, **settings): return RunJob(asdict(RunConfig(**{**dict(method='scl', steps=4, eval_every=2), **settings})), str(out))
 def rows(out): return (Path(out)/'metrics.csv').read_bytes()

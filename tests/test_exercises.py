@@ -99,6 +99,7 @@ quick = ('02_game', '07_etf')
 @pytest.mark.parametrize('p', [p for p in pages if p.stem in quick], ids=lambda p: p.stem)
 def test_checks_of_some_pages(p): assert run(p)=={}
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.parametrize('p', [p for p in pages if p.stem not in quick], ids=lambda p: p.stem)
 def test_checks_of_the_other_pages(p): assert run(p)=={}

@@ -31,6 +31,7 @@ def faults(data, seed):
         flipped[at//8] ^= 1<<at%8
         yield f'bit {at} flipped', bytes(flipped)
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.parametrize('start', ['half', 'whole'])
 @pytest.mark.parametrize('file', files)
