@@ -79,10 +79,13 @@ def test_a_scheduler_goes_on_where_it_stood(tmp_path, schedule):
     got, back = go(*b, 3)
     assert back==rates and all(torch.equal(x, y) for x,y in zip(got, want))
 
-@pytest.mark.parametrize('text', ['a;b;label\n1.5;2;x\n3;4.5;y\n', '\ufeffa , b , label\n1.5, 2, x\n3, 4.5, y\n', 'a;b;label\n1,5;2,0;x\n3,0;4,5;y\n'], ids=['semicolons', 'spaces', 'decimal commas'])
-def test_tables_of_spreadsheets_are_read_or_refused_in_one_line(tmp_path, text):
-    "The numbers that stand there, or one line: never others."
+@pytest.mark.parametrize('text', ['a;b;label\n1.5;2;x\n3;4.5;y\n', '\ufeffa , b , label\n1.5, 2, x\n3, 4.5, y\n'], ids=['semicolons', 'blanks'])
+def test_tables_of_spreadsheets(tmp_path, text):
     (tmp_path/'t.csv').write_text(text, encoding='utf-8')
-    try: e = read_embeddings(tmp_path/'t.csv')
-    except ValueError as err: assert '\n' not in str(err) and 'file' in str(err)
-    else: assert np.array_equal(e.z.numpy(), [[1.5, 2.], [3., 4.5]]) and list(e.names.values())==['x', 'y'] and e.y.tolist()==[0, 1]
+    e = read_embeddings(tmp_path/'t.csv', labels='label')
+    assert np.array_equal(e.z.numpy(), [[1.5, 2.], [3., 4.5]]) and e.names=={0: 'x', 1: 'y'} and e.y.tolist()==[0, 1]
+
+@pytest.mark.parametrize('text', ['a;b;label\n1,5;2,0;x\n3,0;4,5;y\n', '1,5;2,0\n3,0;4,5\n', 'a,b\n"1,5",2\n"3,0",4\n'])
+def test_decimal_commas_are_refused_and_never_split(tmp_path, text):
+    (tmp_path/'t.csv').write_text(text, encoding='utf-8')
+    with pytest.raises(ValueError, match='t.csv: decimal commas; write decimal points$'): read_embeddings(tmp_path/'t.csv')
