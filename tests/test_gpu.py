@@ -34,6 +34,7 @@ cases = [dict(beta=b, tau=t, supervised=s, detach=e, raw=r, alpha=a, q=q) for b,
 def test_contrastive_loss_on_a_card(engine):
     z, y = rows(0)
     for kw in cases:
+        if engine=='kernel' and kw['raw']: continue # refused there
         want = graded(lambda x: contrastive_loss(x, y, engine='plain', **kw), z)
         got = graded(lambda x: contrastive_loss(x, y.cuda(), engine=engine, **kw), z.float().cuda())
         near(got, want, 10*(1+kw['beta'])/kw['tau'])
@@ -74,7 +75,7 @@ def test_other_losses_on_a_card():
 def test_numbers_about_embeddings_on_a_card():
     z, y = rows(8, 600)
     here, there = collapse_report(z.float(), y), collapse_report(z.float().cuda(), y.cuda())
-    meter = CollapseMeter(num_classes=C)
+    meter = CollapseMeter(C, d, device='cuda')
     for k in range(0, 600, 100): meter.update(z[k:k+100].float().cuda(), y[k:k+100].cuda())
     for name in ('zero_sum', 'equal_inner', 'within_class_rms', 'effective_rank'):
         a = float(getattr(here, name))
@@ -85,7 +86,9 @@ def test_mining_and_ranks_on_a_card():
     (a, _), (b, _) = rows(9, 500), rows(10, 500)
     here, there = mine_negatives(a, b, 7), mine_negatives(a.cuda(), b.cuda(), 7)
     assert torch.equal(here.index, there.index.cpu())
-    assert retrieval_scores(a, b)==retrieval_scores(a.cuda(), b.cuda())
+    for way,scores in retrieval_scores(a, b).items():
+        there = retrieval_scores(a.cuda(), b.cuda())[way]
+        for name,rate in scores.items(): assert np.allclose(rate, there[name], atol=1e-12), (way, name)
 
 def test_a_run_on_a_card_repeats(tmp_path):
     g = torch.Generator().manual_seed(0)

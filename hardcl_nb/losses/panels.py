@@ -67,7 +67,7 @@ def _places(y, size):
     v, order = y.sort()
     r, own = torch.arange(int(size.max())), torch.arange(len(y))[:,None]
     at = (torch.searchsorted(v, y)[:,None]+r).clamp_(max=len(y)-1)
-    return torch.where(r<size[:,None], order[at], own), own
+    return torch.where(r<size[:,None], order.index_select(0, at.view(-1)).view_as(at), own), own
 
 # %% ../../nbs/22_panels.ipynb #003e188c
 def _together(z, b, w, o, grad):
@@ -77,7 +77,7 @@ def _together(z, b, w, o, grad):
     x = z-c
     E = (z*(k/o.tau))@x.T # (1+β)s/log 2, but for a constant of each row
     s = E.gather(1, at)/k
-    if o.supervised: E.scatter_(1, at, -math.inf)
+    if o.supervised: E.scatter_add_(1, at, z.new_tensor(-math.inf).expand(at.shape))
     m = E.fill_diagonal_(-math.inf).amax(1, keepdim=True)
     e1, e0 = powers(E.sub_(m), o)
     nneg = (n-b.size if o.supervised else torch.full_like(b.size, n-1)).to(z)[:,None]
@@ -89,7 +89,7 @@ def _together(z, b, w, o, grad):
     if not grad: return loss@w, None
     G = slopes(e1, e0, *rates(g, S, o)).scatter_add_(1, at, pull.neg_())
     h = G.sum(0)+G.sum(1) if o.tau_plus or o.raw else G.sum(0)
-    return loss@w, ((G+G.T)@x).addcmul_(h[:,None], c).div_(o.tau)
+    return loss@w, (G.T.contiguous().add_(G)@x).addcmul_(h[:,None], c).div_(o.tau)
 
 # %% ../../nbs/22_panels.ipynb #966afcf9
 def one_panel(

@@ -100,11 +100,11 @@ declare('cifar100_kappa', 'The same three ways to a kappa on CIFAR-100, from 2 t
 declare('cifar100_resnet', 'The published runs of CIFAR-100 that matter most, with a ResNet-18 for fewer epochs: '
     'does the order stand?',
     'Accuracy on the test part: SCL below .25; HSCL beta = 5 at least .2 above it and within .05 of beta = 10, '
-    'beta = 2 between SCL and beta = 5; HUCL beta = 5 within .05 of HSCL beta = 5. Effective rank: SCL below 20, beta = 2 between, '
-    'HSCL beta >= 5 above 60. HUCL beta = 30: zero-sum above .3.',
-    settings_of(data='cifar100', arch='resnet18', head=512, batch_size=512, lr=1e-3, val=0., eval_every=485, epochs=80,
-        amp=True, channels_last=True, method__beta=[('scl', 0.), ('hscl', 2.), ('hscl', 5.), ('hscl', 10.), ('hucl', 5.),
-        ('hucl', 30.)]), seeds=1)
+    'beta = 2 between SCL and beta = 5; HUCL beta = 5 within .05 of HSCL beta = 5. Effective rank: SCL below 20, '
+    'beta = 2 between, HSCL beta >= 5 above 60. HUCL beta = 30: zero-sum above .3.',
+    settings_of(data='cifar100', arch='resnet18', head=512, batch_size=512, lr=1e-3, val=0., eval_every=485,
+        epochs=80, amp=True, channels_last=True,
+        method__beta=[('scl', 0.), ('hscl', 2.), ('hscl', 5.), ('hscl', 10.), ('hucl', 5.), ('hucl', 30.)]), seeds=1)
 
 # %% ../../nbs/68_questions.ipynb #18b2db78
 declare('hucl', 'Where does HUCL end? Attached weights against weights held fixed, ball against sphere, on the digits.',
