@@ -20,7 +20,7 @@ from .panels import check_like
 def _logits(t, h, I, g, one):
     "In place (one+β)s+log v of the rows I, less (one+inside)h, from (1+inside)(s-h); -∞ where a column is no negative."
     at, b = g.mine(I), torch.arange(len(t), device=t.device)
-    own = t[at]*((one+g.own)/(1+g.inside))+(g.log_own+(g.own-g.inside)*h[I][at[0],0])
+    own = t[at]*((one+g.own)/(1+g.inside))+(g.log_own+(g.own-g.inside)*h[at[0],0])
     if one!=1: t *= (one+g.inside)/(1+g.inside)
     if g.log_in: t += g.log_in
     if not g.shared: t[:,g.n:] = -math.inf
@@ -52,24 +52,33 @@ def _head(A, sp, count, o, grad):
         return loss.detach(), *(torch.autograd.grad(loss.sum(), (A, sp)) if grad else (None, None))
 
 class _Side(NamedTuple):
-    "A direction, prepared: rows times (1+inside)/τ, columns less their centre, and what a row loses by that."
-    x:Tensor   # (n, d)
-    y:Tensor   # (n+..., d)
-    h:Tensor   # a·centre/τ, (n, 1), or zeros; in float64
-    sp:Tensor  # similarity to the positive, (n, 1), in float64
+    "A direction, prepared: anchors and columns as they came, and columns in the type to compute in."
+    a:Tensor   # (n, d)
+    c:Tensor   # (n+..., d)
+    y:Tensor   # columns less their centre
+    centre:Tensor|None # (d,); None: nothing is taken off
     many:Tensor # negatives of each row, (n, 1)
     shifted:bool # do exponents need a shift?
 
+    def rows(self, I, g, tau):
+        "Rows times (1+inside)/τ; of each, in float64, ⟨a, centre⟩/τ and the similarity to its positive, (b, 1)."
+        long = wide(self.a)
+        a = self.a[I].to(long if self.centre is None else torch.float32) # rounds each product, but not the sum
+        centre = a.new_zeros(1) if self.centre is None else self.centre
+        h, sp = ((a*v).sum(1, keepdim=True, dtype=long)/tau for v in (centre, self.c[I]))
+        return a.to(self.y)*((1+g.inside)/tau), h, sp
+
 def _strip(k, I, g, o, D):
     "Losses of the rows I, (b, 1); with D, a pair, their slopes in rows and columns are put there."
-    s, sp, count, long = _product(k.x[I], k.y), k.sp[I], k.many[I], wide(k.x)
+    x, h, sp = k.rows(I, g, o.tau)
+    s, count = _product(x, k.y), k.many[I]
     t = None if o.raw else s.clone()
-    e, Z, m = _power(_logits(s, k.h, I, g, 1.), k.shifted, k.x.dtype)
-    A = Z.log()+m+(1+g.inside)*k.h[I].to(long)
+    e, Z, m = _power(_logits(s, h, I, g, 1.), k.shifted, x.dtype)
+    A = Z.log()+m+(1+g.inside)*h
     if t is None: A, v = A-count.log(), None
     else:
-        v, V, mv = _power(_logits(t, k.h, I, g, 0.), k.shifted, k.x.dtype)
-        A = A-V.log()-mv-g.inside*k.h[I].to(long)
+        v, V, mv = _power(_logits(t, h, I, g, 0.), k.shifted, x.dtype)
+        A = A-V.log()-mv-g.inside*h
     loss, dA, dp = _head(A, sp, count, o, D is not None)
     if D is None: return loss
     f, dp = (dA/Z).to(e), dp.to(e)
@@ -78,8 +87,8 @@ def _strip(k, I, g, o, D):
         if v is not None: e -= _by_hardness(v.mul_((dA/V).to(e)), I, g, 0.)
         f = torch.ones_like(f)
     D[0][I] = (e@k.y)*f+dp*k.y[I] # a factor of a row waits until the product is narrow
-    D[1].addmm_(e.T, k.x[I]*f)
-    D[1][I] += dp*k.x[I]
+    D[1].addmm_(e.T, x*f)
+    D[1][I] += dp*x
     return loss
 
 # %% ../../nbs/28_explicit.ipynb #b62eb4da
@@ -103,17 +112,13 @@ def _prepared(a, c, g, o, look):
     mps = a.device.type=='mps' # it has no float64
     attached = max(g.inside, g.own)>0 and not o.detach
     fine = not (a.dtype==torch.float64 or o.tau_plus>0 or attached or mps) and look
-    centre = c.mean(0, dtype=wide(c)).to(torch.float32) if fine else None
-    y = c.to(torch.float32)-centre if fine else c
-    fine = fine and _reach(a, y, g, o, look)<=40
-    work = torch.float32 if fine or mps else torch.float64
-    reach = 0. if fine else _reach(a, c, g, o, look)
-    x, y = a.to(work)*((1+g.inside)/o.tau), y if fine else c.to(work)
-    rows = a if fine else a.to(wide(a)) # float32 rounds each product of a sum, but not the sum
-    sp = (rows*c[:len(a)]).sum(1, keepdim=True, dtype=wide(a))/o.tau
-    h = (rows*centre).sum(1, keepdim=True, dtype=wide(a))/o.tau if fine else torch.zeros_like(sp)
-    short = fine and a.shape[1]<=64 # exponents are float64 until the largest is taken off
-    return _Side(x, y, h, sp, g.counts(), short or reach>=(60 if mps else 600))
+    if fine:
+        centre = (sum(b.sum(0, dtype=wide(c)) for b in c.split(1024))/len(c)).to(torch.float32)
+        y = c.to(torch.float32)-centre
+        short = a.shape[1]<=64 # exponents are float64 until the largest is taken off
+        if _reach(a, y, g, o, look)<=40: return _Side(a, c, y, centre, g.counts(), short)
+    reach = _reach(a, c, g, o, look)
+    return _Side(a, c, c.to(torch.float32 if mps else torch.float64), None, g.counts(), reach>=(60 if mps else 600))
 
 def _together(*xs):
     "One matrix of rows, without a copy where all but the first are empty."
@@ -122,7 +127,7 @@ def _together(*xs):
 def _direction(a, c, g, o, grad, look):
     "Mean loss of the rows a, whose positives are the first rows of c, and its slopes in a and in c."
     k, n = _prepared(a, c, g, o, look), len(a)
-    D = (torch.empty_like(k.x), torch.zeros_like(k.y)) if grad else None
+    D = (k.y.new_empty(a.shape), torch.zeros_like(k.y)) if grad else None
     high = max(16, min(256, 2**21//len(c)))
     losses = torch.cat([_strip(k, slice(b, min(b+high, n)), g, o, D) for b in range(0, n, high)])
     return losses.mean(), *((D[0].div_(n*o.tau), D[1].div_(n*(1+g.inside))) if grad else (None, None))

@@ -92,15 +92,19 @@ class _Unit(torch.autograd.Function):
     "Rows scaled to length 1; rows of zeros stay."
     @staticmethod
     def forward(ctx, x):
-        r = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=wide(x)).clamp(min=1e-12)
-        u = (x/r).to(x)
+        u, length = torch.empty_like(x), lambda v: torch.linalg.vector_norm(v, dim=1, keepdim=True, dtype=wide(x))
+        r = torch.cat([length(v).clamp_(min=1e-12) for v in x.split(1024)]) # some rows at a time are float64
+        for v,s,w in zip(x.split(1024), r.split(1024), u.split(1024)): w.copy_(v/s)
         ctx.save_for_backward(u, r.to(x))
         return u
     @staticmethod
     @once_differentiable
     def backward(ctx, g):
         u, r = ctx.saved_tensors
-        return torch.addcmul(g, u, (u*g).sum(1, keepdim=True), value=-1).div_(r)
+        d = torch.empty_like(u)
+        for g,u,r,w in zip(*(x.split(1024) for x in (g, u, r, d))):
+            torch.addcmul(g, u, (u*g).sum(1, keepdim=True), value=-1, out=w).div_(r)
+        return d
 
 # %% ../../nbs/28_hard.ipynb #434ab0d0
 class _Gather(torch.autograd.Function):

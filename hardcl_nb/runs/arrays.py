@@ -92,9 +92,16 @@ def _heading(first, second):
 # %% ../../nbs/67_arrays.ipynb #5df891b2
 class Columns(dict): "Columns of a table by name: vectors, or matrices whose rows stood in one field."
 
+def _separator(path):
+    "What stands between the fields of a table: a semicolon where spreadsheets write decimal commas, too."
+    if path.suffix.lower()=='.tsv': return '\t'
+    with path.open(newline='', encoding='utf-8-sig') as f: first = f.readline()
+    fields = first.replace(',', '.').split(';')
+    return ';' if len(fields)>1 and (',' not in first or all(map(_is_number, fields))) else ','
+
 def _read_csv(path):
     "The columns of a .csv or .tsv file."
-    sep = '\t' if path.suffix.lower()=='.tsv' else ','
+    sep = _separator(path)
     with path.open(newline='', encoding='utf-8-sig') as f: lines = list(islice(csv.reader(f, delimiter=sep), 2))
     first,second = [[v.strip() for v in l] for l in (*lines, [], [])][:2]
     if not first: raise _Unread('its first line is empty')
@@ -105,8 +112,10 @@ def _read_csv(path):
     rest = [i for i in range(len(row)) if i not in text]
     how = dict(delimiter=sep, skiprows=int(head), quotechar='"', encoding='utf-8-sig', comments=None, ndmin=2)
     kinds = [(t, at) for t,at in ((str, text), (np.float64, rest)) if at]
+    if any(_is_number(row[i].replace(',', '.', 1)) and ',' in row[i] for i in text):
+        raise _Unread('decimal commas; write decimal points')
     read = {i: v for t,at in kinds for i,v in zip(at, np.loadtxt(path, dtype=t, usecols=at, **how).T)}
-    return Columns({names[i]: read[i] for i in sorted(read)})
+    return Columns({names[i]: np.char.strip(read[i]) if i in text else read[i] for i in sorted(read)})
 
 # %% ../../nbs/67_arrays.ipynb #6da3fba1
 def _read_frame(path):
