@@ -41,9 +41,10 @@ frameworks: .venv/.ready ## Install other people's frameworks; run their tests a
 types: .venv/.ready ## Check the types of the package
 	@.venv/bin/mypy hardcl_nb --ignore-missing-imports --exclude _modidx
 
-nightly: .venv/.ready ## Fresh random examples, many more of them; faults in every file, every exercise's check, pages in a browser (20 minutes or more)
+nightly: .venv/.ready ## Fresh random examples, many more of them; faults in every file, every exercise's check, pages in a browser, a few steps of every experiment (30 minutes or more)
 	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist loadfile --hypothesis-profile=nightly -m hypothesis tests
 	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist worksteal -m nightly tests
+	@d=$$(mktemp -d) && OMP_NUM_THREADS=1 $(py) -m hardcl_nb.runs.experiments --quick --out $$d && rm -rf $$d
 
 lab: .venv/.ready ## Open JupyterLab at the first notebook
 	@$(py) -m jupyterlab nbs/00_notation.ipynb

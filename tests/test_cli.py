@@ -230,3 +230,18 @@ def test_files_of_settings(tmp_path):
     (tmp_path/'c.json').write_text('{"seeds": [0.5, 1.7], "methods": ["scl"], "steps": 2}')
     r = sh('compare', '--config', 'c.json', '--out', 'd', cwd=tmp_path); assert r.returncode==2 and 'seeds: expected a whole number, got 0.5' in r.stderr
     r = sh('compare', '--betas', '', '--out', 'd', cwd=tmp_path); assert r.returncode==2 and 'betas: expected values between commas' in r.stderr
+
+@pytest.mark.slow
+def test_all_experiments_go_on_past_data_that_are_missing(tmp_path, monkeypatch, capfd):
+    from hardcl_nb.runs import experiments as module
+    from hardcl_nb.runs.questions import Experiment
+    runs = lambda **settings: (dict(root=str(tmp_path), method='scl', batch_size=64, **settings),)
+    toys = {n: Experiment(n, 'Is it there?', 'Yes.', runs(data=d), 1) for n,d in (('lost', 'cifar10'), ('there', 'digits'))}
+    monkeypatch.setattr(module, 'experiments', toys)
+    words = ['--quick', '--workers', '1', '--out', str(tmp_path/'o')]
+    hardcl_experiment(words)
+    out,err = capfd.readouterr()
+    assert '1 of 2 experiments, without lost' in out and '1 runs in' in out
+    assert f'warning: lost left out: data: expected the files of cifar10 under {tmp_path}' in err and '--name lost --data FILE' in err
+    with pytest.raises(SystemExit) as e: hardcl_experiment([*words, '--name', 'lost'])
+    assert e.value.code==2 and 'hardcl_experiment: error: data: expected the files of cifar10' in capfd.readouterr()[1]

@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from ..checks import Refused, check_count, need
-from .cluster import MachineOptions, RunJob, fits, registered_modules, submit
+from .cluster import MachineOptions, RunJob, finished, fits, registered_modules, submit
 from .cli import Progress, one_line_errors, read_args, settings
 from .config import RunConfig, check_type, check_types, kind_of, kinds, parts, places, run_name
 from .grid import grid
@@ -108,7 +108,8 @@ def run_all(
     each = (threads or max(1, cores//n)) if pooled else machines.cores
     jobs = [RunJob(asdict(c), str(p.absolute()), overwrite, each, modules) for c,p in run_folders(cfgs, out).items()]
     show = Progress('runs', 'run') if progress else None
-    if not pooled: return submit(jobs, Path(out).absolute()/'jobs', machines, workers, show)
+    if not pooled:
+        return submit([j for j in jobs if not finished(j)], Path(out).absolute()/'jobs', machines, workers, show)
     ctx = worker_context('hardcl_nb.runs.folder')
     with ProcessPoolExecutor(n, ctx, _begin, (modules,)) as pool, handed_on(): _work(pool, n, jobs, show)
 

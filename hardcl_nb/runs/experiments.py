@@ -6,8 +6,9 @@
 __all__ = ['kept', 'configs', 'digest_of', 'run_experiment', 'load_results', 'ExperimentOptions', 'hardcl_experiment']
 
 # %% ../../nbs/69_experiments.ipynb #e08011d6
-import hashlib, json, math, platform, sys, time
+import hashlib, json, math, platform, sys, time, warnings
 from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
@@ -161,22 +162,60 @@ def hardcl_experiment(
         if o.name!='all' and o.name not in experiments: _no_experiment(o.name)
         for k,v in (('out', o.out), ('store', o.store)):
             need(v is None or bool(v.strip()), k, repr(v), 'the name of a folder')
-        for exp in experiments.values() if o.name=='all' else [experiments[o.name]]:
-            _make(exp, o, machines)
+        if o.name!='all': return _make(experiments[o.name], o, machines)
+        left = [exp.name for exp in experiments.values() if not _if_there(exp, o, machines)]
+        made, without = len(experiments)-len(left), f", without {', '.join(left)}" if left else ''
+        print(f'{made} of {len(experiments)} experiments{without}')
+
+# %% ../../nbs/69_experiments.ipynb #absent01
+def _same_data(run, o): return run.get('data')==data_name(o.data)
+
+class _Absent(Refused): "Data or a package that an experiment needs, and that is not here."
+
+@contextmanager
+def _says_how(exp):
+    "Say how an experiment comes by what is missing."
+    try: yield
+    except FileNotFoundError as e:
+        if not str(e).startswith('data: '): raise
+        how = f'; an .npz file of them is taken by --name {exp.name} --data FILE'
+        raise _Absent(str(e).split(';')[0]+how) from None
+    except ImportError as e:
+        if 'pip install' not in str(e): raise # a mistake of ours
+        raise _Absent(str(e)) from None
+
+def _if_there(exp, o, machines):
+    "One of all experiments: what is missing for it is told, and the others are made. Was it made?"
+    mine = o.data is None or any(_same_data(r, o) for r in exp.runs)
+    try: _make(exp, o if mine else replace(o, data=None), machines)
+    except _Absent as e:
+        warnings.warn(f'{exp.name} left out: {e}')
+        return False
+    return True
+
+# %% ../../nbs/69_experiments.ipynb #absent02
+_short = dict(epochs=None, steps=20, eval_every=20, pairs=2000, tests=300)
 
 def _make(exp, o, machines):
     "One experiment, as the options say."
     known = [f.name for f in fields(find(exp.kind))]
-    given = {k: getattr(o, k) for k in ('epochs', 'data', 'device')}
-    changes = {k: v for k,v in given.items() if v is not None and (k in known or v!='auto')}
+    given = {k: getattr(o, k) for k in ('epochs', 'device')}
+    names = ', '.join(sorted({r['data'] for r in exp.runs if 'data' in r}))
+    if not names: given['data'] = o.data # a folder, as for code search
+    elif o.data is not None:
+        fits = any(_same_data(r, o) for r in exp.runs)
+        need(fits, 'data', o.data, f'a file of the data of {exp.name}, and called like them: {names}')
+        exp = replace(exp, runs=tuple({**r, 'data': o.data} if _same_data(r, o) else r for r in exp.runs))
+    changes = {k: v for k,v in given.items() if v is not None and (k in known or o.name!='all' and v!='auto')}
     if o.quick:
-        changes |= {k: v for k,v in dict(epochs=None, steps=20, eval_every=20).items() if k in known}
+        changes |= {k: v for k,v in _short.items() if k in known}
         short = [{**r, 'warmup': min(r['warmup'], 10)} if 'warmup' in r else r for r in exp.runs] # shorter than the run
         exp = replace(exp, runs=tuple(short))
     store = None if o.store is None else Path(o.store)/f'{exp.name}.json'
     print(f'{exp.name}: {exp.question}\nPrediction: {exp.prediction}')
     out, seeds = Path(o.out)/exp.name, 1 if o.quick else o.seeds
-    got = run_experiment(exp, out, store=store, seeds=seeds, workers=o.workers, machines=machines, **changes)
+    how = dict(store=store, seeds=seeds, workers=o.workers, machines=machines)
+    with _says_how(exp): got = run_experiment(exp, out, **how, **changes)
     print(f"{len(got['runs'])} runs in {got['seconds']:.0f} s"+('' if store is None else f', results in {store}'))
 
 if __name__=='__main__' and sys.argv[0].endswith('experiments.py'): hardcl_experiment()

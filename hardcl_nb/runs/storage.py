@@ -33,7 +33,7 @@ def read_csv(
 def _value(name, v):
     "A field as the setting of its name is; other fields as a number if they read as one. Empty: nan."
     if v and kinds.get(name) in (str, bool): return v if kinds[name] is str else v=='True'
-    for f in (int, float):
+    for f in (int, float) if '_' not in v else (): # int('16_1') is 161
         try: return f(v or 'nan')
         except ValueError: pass
     return v
