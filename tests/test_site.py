@@ -1,5 +1,5 @@
 "The site without Quarto: links and anchors of the prepared pages, what a search finds first, and the pages that are made from the rest."
-import json, re, subprocess, sys
+import json, os, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest
 
@@ -37,9 +37,13 @@ def headings(cells):
             out.append((len(level), ref.slug(t)+f'-{k}'*bool(k)))
     return out
 
+def spans(cells):
+    "The ids that are written out: those of the glossary's entries."
+    return re.findall(r'\]\{#([\w-]+)\}', '\n'.join(texts(cells)))
+
 def dead(site):
     "(page, target) of each link with an anchor that is not there."
-    ids = {page: {i for _,i in headings(cells)} for page,cells in site.items()}
+    ids = {page: {i for _,i in headings(cells)} | {*spans(cells)} for page,cells in site.items()}
     for page,cells in site.items():
         for s in texts(cells):
             for target,anchor in re.findall(r'\]\(([^)#\s]*)#([^)\s]+)\)', s):
@@ -115,6 +119,26 @@ def test_each_page_leads_to_its_notebook(site):
         assert len(links)==(p.stem!='index')
         for s in links: assert s.count(f'hardcl/hardcl_nb/blob/main/nbs/{p.name})')==1 and s.count(f'hardcl/hardcl_nb/main/nbs/{p.name})')==1
 
+def test_words_of_the_glossary_are_linked_once_a_page(site):
+    "At their first use, and to an entry that is there; that the anchor exists is a matter of dead links, too."
+    there, linked, total = spans(site['glossary.html']), {}, 0
+    assert len(there)==len(set(there))>40
+    for p in ref.course:
+        found = re.findall(r'\[([^\]]+)\]\(glossary\.(?:ipynb|html)#(term-[\w-]+)\)\{\.term\}', '\n'.join(texts(site[html(p.name)])))
+        assert len({i for _,i in found})==len(found), p.name
+        assert {i for _,i in found}<={*there}, p.name
+        total += len(found)
+        for w,i in found: linked.setdefault(i, []).append(p.stem)
+    assert total>4*len(ref.course) and len(linked)>30, (total, len(linked))
+
+def test_what_is_no_prose_is_left_alone():
+    from prepared import link_terms
+    kept = ['# Anchor', '```\nanchor\n```', '$anchor$', '`anchor`', '[anchor](a.html)', '<details>an anchor\n\n</details>', '| anchor |', '**anchor**', 'anchor-like']
+    for s in kept: assert link_terms(s, set())==s, s
+    seen = set()
+    assert link_terms('## Anchor\n\nAn anchor, two anchors.', seen)=='## Anchor\n\nAn [anchor](glossary.ipynb#term-anchor){.term}, two anchors.'
+    assert link_terms('Anchors and negatives', seen)=='Anchors and [negatives](glossary.ipynb#term-negative){.term}' and seen=={'term-anchor', 'term-negative'}
+
 def test_doors_open_on_a_program():
     "Each of the three leads to a page of the course, or to a heading with a program below it."
     doors = re.findall(r'<a href="([^"#]+)#?([^"]*)">', re.search(r'<div class="doors">.*?</div>', '\n'.join(ref.prose(root/'nbs/index.ipynb')), re.S)[0])
@@ -128,6 +152,39 @@ def test_the_list_of_pages_has_all_of_the_sidebar():
     listed = re.findall(r'^- \[.*\]\(\S+/([\w.]+\.html)\): \S', (root/'nbs/llms.txt').read_text(encoding='utf-8'), re.M)
     there = [html(f) for f in re.findall(r'- (\S+\.ipynb)', (root/'nbs/sidebar.yml').read_text())]
     assert ['index.html', *listed]==there
+
+# ---- README.md ----
+def test_links_and_picture_of_the_readme_are_there():
+    text = (root/'README.md').read_text(encoding='utf-8')
+    near = [t for t in re.findall(r'\]\(([^)#\s]+)[^)]*\)|src="([^"]+)"', text) for t in t if t and not t.startswith('http')]
+    assert len(near)>20 and sum(t.endswith('.png') for t in near)>0
+    assert [t for t in near if not (root/t).is_file()]==[]
+
+quarto = '#!/bin/sh\ncase "$*" in *README.md*) mkdir -p _docs && echo broken > _docs/README.md;; *) mkdir -p _docs;; esac\n'
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which('make') and shutil.which('git')), reason='needs make and git')
+def test_make_docs_leaves_the_tree_clean(tmp_path):
+    "With a Quarto that draws nothing; nbdev would write README.md anew from a home page that is newer."
+    files = ['Makefile', 'settings.ini', 'setup.py', 'constraints.txt', 'README.md', '.gitignore', '_quarto.yml', '.ci/prepared.py', 'hardcl_nb/_modidx.py', 'nbs/glossary.ipynb',
+        *(str(p.relative_to(root)) for p in (root/'nbs').iterdir() if p.name=='index.ipynb' or p.suffix in ('.scss', '.js') or p.name=='sidebar.yml')]
+    for f in files:
+        (tmp_path/f).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root/f, tmp_path/f)
+    (tmp_path/'nbs/_quarto.yml').symlink_to('../_quarto.yml')
+    for at,f,text in ((tmp_path/'bin', 'quarto', quarto), (tmp_path/'.venv/bin', 'nbdev_docs', f'#!/bin/sh\nexec {sys.executable} -c "from nbdev.quarto import nbdev_docs; nbdev_docs()"\n')):
+        at.mkdir(parents=True)
+        (at/f).write_text(text)
+        (at/f).chmod(0o755)
+    os.utime(tmp_path/'README.md', (0, 0))
+    git = ['git', '-c', 'user.name=a', '-c', 'user.email=a@b.c', '-C', str(tmp_path)]
+    (tmp_path/'.git/info').mkdir(parents=True)
+    for command in (['init', '-q'], ['add', *files, 'nbs/_quarto.yml'], ['commit', '-qm', 'all']): subprocess.run([*git, *command], check=True)
+    path = f"{tmp_path/'bin'}{os.pathsep}{os.environ['PATH']}"
+    made = subprocess.run(['make', '-o', '.venv/.ready', 'docs'], cwd=tmp_path, env={**os.environ, 'PATH': path}, capture_output=True, text=True)
+    assert made.returncode==0 and (tmp_path/'_docs').is_dir(), made.stdout+made.stderr
+    left = subprocess.run([*git, 'status', '--porcelain'], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [l for l in left if not l.endswith((' bin/', '_modidx.py'))]==[] # of two pages the index is another than of all
 
 # ---- searches: as Quarto's fuse.js finds, in sections of level 2, titles and headings twice as heavy as text ----
 searches = {'HSCL': '25_contrastive', 'NaN': 'faq', 'memory': 'faq', 'DDP': 'faq', 'false negatives': 'faq', 'how to choose beta': 'faq', 'glossary': 'glossary'}
@@ -180,7 +237,7 @@ def test_the_index_has_every_theorem():
     labels = re.findall(r'^\| \*\*([A-NP-Z]\d+)\*\*', '\n'.join(ref.prose(root/'nbs/16_proved.ipynb')), re.M) # O: open questions
     assert len(labels)>40 and sorted(re.findall(r'^\| \*\*(\w+)\*\*', '\n'.join(ref.prose(root/'nbs/theorems.ipynb')), re.M))==sorted(labels)
 
-no_link = {'Inequalities', 'Exchangeable image file format', 'Tiny ImageNet', 'The Effective Rank'} # neither DOI nor arXiv number is known
+no_link = {'Inequalities'} # a book of 1934: neither DOI nor arXiv number is known
 
 def test_every_reference_is_a_work_and_has_its_link():
     "A reference names a work of .ci/works.txt, and links it if there is a link."
