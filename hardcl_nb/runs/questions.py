@@ -35,10 +35,11 @@ def declare(
     judge:str='',          # 'module:function', from a trained encoder to further final numbers
     kind:str=Experiment.kind # 'module:class' of the settings
 ) -> Experiment: # The experiment, in the table of experiments
-    "Add an experiment to the table."
-    need(name not in experiments, 'name', repr(name), 'a name that is not taken')
-    experiments[name] = Experiment(name, question, prediction, tuple(runs), seeds, judge, kind)
-    return experiments[name]
+    "Add an experiment to the table; the same again changes nothing."
+    e = Experiment(name, question, prediction, tuple(runs), seeds, judge, kind)
+    need(experiments.get(name, e)==e, 'name', repr(name), 'a name that is not taken') # a module may be read again
+    experiments[name] = e
+    return e
 
 # %% ../../nbs/68_questions.ipynb #a322df85
 def settings_of(
