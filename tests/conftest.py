@@ -7,6 +7,10 @@ import os
 from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
 
+# losses, bounds and metrics: at night at least so many examples of each property
+deep, deepest = ('contrastive', 'tiled', 'cross', 'general', 'hardening', 'distributed', 'relatives', 'estimators', 'psi', 'bounds', 'rates',
+    'dimensional', 'domination', 'collapse', 'spectrum', 'ranks', 'meter'), 2000
+
 common = dict(deadline=None, database=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile('default', derandomize=True, max_examples=100, **common)
 settings.register_profile('nightly', derandomize=False, max_examples=500, **common)
@@ -24,7 +28,9 @@ def pytest_collection_modifyitems(items):
     # a test's own number of examples stands for what one costs, so it grows as the profile's does
     usual = settings().max_examples
     times = usual/settings.get_profile('default').max_examples
-    for f in {getattr(i, 'obj', None) for i in items}:
+    for f,name in {(getattr(i, 'obj', None), i.path.stem.removeprefix('test_')) for i in items}:
         own = getattr(f, '_hypothesis_internal_use_settings', None)
-        if own and own.max_examples!=usual:
-            f._hypothesis_internal_use_settings = settings(own, max_examples=round(times*own.max_examples))
+        if not own: continue
+        n = own.max_examples if own.max_examples==usual else round(times*own.max_examples)
+        if times>1 and name in deep: n = max(n, deepest)
+        f._hypothesis_internal_use_settings = settings(own, max_examples=n)
