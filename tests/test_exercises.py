@@ -76,6 +76,7 @@ own = { # exercises with many right answers, of which scaled ones are some, or w
     'lonely': [times(1.1), times(.9)],
     'parity': [lambda f: lambda: replace(f(), classes=('odd', 'even')), lambda f: lambda: replace(f(), test_y=0*f().test_y)],
 
+    'once': [always(lambda f: f), always(lambda f: lambda: None)],
     'imports': [always(lambda code: set()), always(lambda code: {'torch', 'dataclasses'})],
     'hostile': [asked(lambda path, message: (path, '')), asked(lambda path, message: (path, message[:3]))],
     'patient': [asked(lambda share: (1.,)), asked(lambda share: (share/2,))],
