@@ -122,7 +122,7 @@ def read_args(
     got, odd = tyro.cli(whole, prog=prog, description=about, args=words, use_underscores=True,
         return_unknown_args=True, config=[tyro.conf.HelptextFromCommentsOff])
     said = {k: v for part in vars(got).values() for k,v in vars(part).items()}
-    near = [f'--{m}' for w in odd for m in get_close_matches(w.split('=')[0].strip('-'), said, 1, .5)]
+    near = [f'--{m}' for w in odd for m in get_close_matches(w.split('=')[0].strip('-'), said, 1, .55)]
     said_near = f'did you mean {near[0]}?' if near else f'expected what {prog} --help shows'
     if odd: raise Refused(f"unrecognized arguments: {' '.join(odd)}"+f'; {said_near}')
     return {k: v for k,v in said.items() if v is not _unsaid}
