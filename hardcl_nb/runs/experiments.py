@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from ..checks import Refused, need
 from .config import RunConfig, check_types, data_name, kinds, places
 from .cli import one_line_errors, read_args
-from .cluster import MachineOptions, machines_of, this_machine
+from .cluster import MachineOptions, machines_of
 from .compare import run_all, run_folders
 from .questions import Experiment, declare, experiments
 from .search import kept_results, retrieval
@@ -84,6 +84,7 @@ def run_experiment(
 ) -> dict: # The results
     "Make the runs of an experiment, or go on with them, and sum them up."
     import torch
+    from hardcl_nb.runs.checkpoints import this_machine
     cfgs, t = configs(experiment, seeds, **changes), time.perf_counter()
     vary = [k for k in asdict(cfgs[0]) if k not in places and len({str(getattr(c, k)) for c in cfgs})>1]
     how = workers, progress, machines
