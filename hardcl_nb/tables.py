@@ -109,13 +109,14 @@ hardenings.add('threshold', 'hardcl_nb.losses.methods:threshold', label='s >= (Î
 hardenings.add('top', 'hardcl_nb.losses.methods:top', label='the hardest 1/(1+Î²)')
 
 # %% ../nbs/19_tables.ipynb #b3c2b0df
-datasets = Table('data', 'training', images=False, classes=None)
+datasets = Table('data', 'training', images=False, classes=None, texts=False)
 datasets.add('digits', 'hardcl_nb.training.data:digits', label='Digits', classes=10)
 datasets.add('latent100', 'hardcl_nb.training.data:latent_world', label='Latent world', classes=100)
 datasets.add('cifar10', 'hardcl_nb.training.datasets:cifar10', label='CIFAR-10', images=True, classes=10)
 datasets.add('cifar100', 'hardcl_nb.training.datasets:cifar100', label='CIFAR-100', images=True, classes=100)
 datasets.add('stl10', 'hardcl_nb.training.datasets:stl10', label='STL-10', images=True, classes=10)
 datasets.add('tinyimagenet', 'hardcl_nb.training.datasets:tinyimagenet', label='TinyImageNet', classes=200, images=True)
+datasets.add('docstrings', 'hardcl_nb.training.docstrings:docstrings', label='Docstrings', texts=True)
 
 # %% ../nbs/19_tables.ipynb #86323b0e
 encoders = Table('arch', 'training', images=True)

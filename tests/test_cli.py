@@ -14,6 +14,7 @@ def sh(mod, *args, cwd=None): return subprocess.run([sys.executable, '-m', f'har
 @pytest.mark.parametrize('args, says', [
     ('--methods scl,foo', "method: expected one of scl, hscl, ucl, hucl, supcon, ntxent, sampled, got 'foo'"),
     ('--data digits,mnist', "data: expected one of digits, latent100, cifar10, cifar100, stl10, tinyimagenet, an .npz file or a folder of class folders, got 'mnist'"),
+    ('--data digits,docstrings', 'data: expected labelled samples, got docstrings, pairs of texts (hardcl_experiment --name retrieval trains on them)'),
     pytest.param('--data digits --augment simclr', 'augment: expected none for a data set without images, got simclr', marks=pytest.mark.slow),
     ('--hardness 3', 'unrecognized arguments: --hardness 3'),
     ('--qqq 3', 'unrecognized arguments: --qqq 3; expected what hardcl_compare --help shows'),

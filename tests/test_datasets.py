@@ -2,10 +2,12 @@
 import re
 import numpy as np, pytest, torch
 from PIL import Image
+from hardcl_nb.runs.config import RunConfig, choices
 from hardcl_nb.tables import datasets as table
 from hardcl_nb.training import datasets
 from hardcl_nb.training.data import Data, latent_hard
 from hardcl_nb.training.datasets import load_dataset, load_torchvision, tinyimagenet
+from hardcl_nb.training.docstrings import docstring_pairs
 from hardcl_nb.training.images import load_npz, save_npz
 
 def test_tiny_download_is_checked_and_only_on_request(tmp_path, monkeypatch):
@@ -67,6 +69,41 @@ def test_a_loader_gets_what_it_takes(tmp_path):
         assert load_dataset('with_root', root=tmp_path).name==str(tmp_path)
         with pytest.raises(TypeError, match='data: expected a Data from'): load_dataset('nothing_at_all')
     finally: del table['with_root'], table['nothing_at_all']
+
+# ---- pairs of texts ----
+@pytest.fixture
+def small_python(tmp_path, monkeypatch):
+    "A Python whose library has one function, and in which nothing is installed."
+    import sysconfig
+    (tmp_path/'lib').mkdir()
+    (tmp_path/'lib/a.py').write_text('def f(x):\n    "Return what was given."\n    return x')
+    monkeypatch.setattr(sysconfig, 'get_paths', lambda: dict.fromkeys(('stdlib', 'purelib', 'platlib'), tmp_path/'lib'))
+    return tmp_path
+
+def test_pairs_by_name(small_python):
+    "The same as from the function of their page, kept under the root and read from there."
+    got = load_dataset('docstrings', small_python/'kept')
+    assert got==docstring_pairs(cache=None, show=False) and got.first==['Return what was given.']
+    kept, = (small_python/'kept').iterdir()
+    before = kept.stat().st_mtime_ns
+    assert load_dataset('docstrings', str(small_python/'kept'))==got and kept.stat().st_mtime_ns==before
+
+@pytest.mark.parametrize('option, value', [('classes', 2), ('classes', 0), ('image_size', 8)])
+def test_what_pairs_have_no_use_for(small_python, option, value):
+    "Refused before anything is read."
+    with pytest.raises(ValueError, match=f'^{option}: expected None with docstrings, .*, got {value}$'): load_dataset('docstrings', small_python/'kept', **{option: value})
+    assert not (small_python/'kept').exists()
+
+def test_pairs_of_ones_own(small_python):
+    "A further set of pairs has a name too, is no choice of a run, and must be a set of pairs."
+    table.add('mine', lambda root: docstring_pairs(root, cache=None, show=False), texts=True)
+    table.add('not_pairs', latent_hard, texts=True)
+    try:
+        assert load_dataset('mine', small_python/'lib').second==['def f(x):\n    return x']
+        with pytest.raises(TypeError, match='^data: expected TextPairs from latent_hard, got Data$'): load_dataset('not_pairs')
+        with pytest.raises(ValueError, match='^data: expected labelled samples, got mine, pairs of texts'): RunConfig(data='mine')
+        assert not {'mine', 'docstrings'}&set(choices()['data'])
+    finally: del table['mine'], table['not_pairs']
 
 def test_the_hard_world_is_the_same_every_time():
     a,b = latent_hard(), latent_hard()

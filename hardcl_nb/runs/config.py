@@ -153,7 +153,8 @@ def check_types(
 def choices() -> dict[str, Collection]: # Setting -> its names
     "The names that a setting can have, those registered since included."
     shapes = ('constant', 'cosine', 'fall', 'rise')
-    return dict(data=datasets, augment=augmentations, views=(1, 2), method=methods, hardening=hardenings,
+    labelled = [name for name,facts in datasets.items() if not facts.texts]
+    return dict(data=labelled, augment=augmentations, views=(1, 2), method=methods, hardening=hardenings,
         positives=('class', 'view'), arch=('auto', *encoders), norm=('ball', 'sphere', 'none'), init=('random', 'nc'),
         optimiser=('adam', 'adamw', 'sgd'), beta_schedule=shapes, lr_schedule=shapes)
 
@@ -204,8 +205,11 @@ def _check_stream(cfg):
 
 def _check_data(data):
     "Refuse what is neither a known name nor a place."
-    ok = data in datasets or data.endswith('.npz') or Path(data).is_dir()
-    need(ok, 'data', repr(data), f'one of {", ".join(datasets)}, an .npz file or a folder of class folders')
+    names = choices()['data']
+    pairs = f'{data}, pairs of texts (hardcl_experiment --name retrieval trains on them)'
+    need(data in names or data not in datasets, 'data', pairs, 'labelled samples')
+    ok = data in names or data.endswith('.npz') or Path(data).is_dir()
+    need(ok, 'data', repr(data), f'one of {", ".join(names)}, an .npz file or a folder of class folders')
 
 # %% ../../nbs/60_config.ipynb #5381f018
 places:tuple[str, ...] = ('root', 'download', 'device', 'compile', 'workers')

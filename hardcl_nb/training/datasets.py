@@ -9,9 +9,10 @@ __all__ = ['torchvision_sets', 'tiny_url', 'tiny_sha256', 'load_torchvision', 'c
 # %% ../../nbs/52_datasets.ipynb #8de19129
 import inspect, os, shutil, stat, zipfile, zlib
 from pathlib import Path, PurePosixPath
+from typing import Any
 import numpy as np, torch
 from ..checks import Refused, need, check_choice
-from ..tables import datasets
+from ..tables import datasets, find
 from .data import Data, take_classes
 from .images import check_sha256, load_folder, load_npz, read_images
 
@@ -142,21 +143,23 @@ def load_dataset(
     download:bool=False,        # Fetch a named set if it is missing
     classes:int|None=None,      # Keep the first so many classes only, >= 2; all if None
     image_size:int|None=None    # Height and width of the images of a folder; as they are if None
-) -> Data: # On the CPU
-    """Load any data set by its name or path: vectors (n, d) in floats, or images (n, c, h, w) in bytes.
+) -> Data|Any: # A Data, on the CPU; of pairs of texts, TextPairs
+    """Load any data set by its name or path: vectors (n, d), images (n, c, h, w), or pairs of texts.
 
-    What is no name, no archive in MedMNIST's form (Yang et al. 2023) and no folder of class folders is refused, with
-    the names that there are.
+    Pairs of texts have neither classes nor an image_size; these are refused, as is what is no name, no archive in
+    MedMNIST's form (Yang et al. 2023) and no folder of class folders, with the names that there are.
 
     >>> hardcl_nb.load_dataset('digits')
     Data('digits': 1347 + 450 samples of shape (64,), 10 classes)
     """
-    path = Path(data)
-    if str(data) in datasets: d = _named(datasets.load(str(data)), root=root, download=download)
+    path, name = Path(data), str(data)
+    texts = name in datasets and datasets[name].texts
+    if texts: return _texts(name, root, classes=classes, image_size=image_size)
+    if name in datasets: d = _labelled(datasets.load(name), root=root, download=download)
     elif path.suffix=='.npz': d = load_npz(path)
     else:
         known = f'one of {", ".join(datasets)}, an .npz file or a folder of class folders'
-        need(path.is_dir(), 'data', repr(str(data)), known)
+        need(path.is_dir(), 'data', repr(name), known)
         d = load_folder(path, image_size=image_size)
     return d if classes is None else take_classes(d, classes)
 
@@ -164,6 +167,19 @@ def load_dataset(
 def _named(load, **settings):
     "What a loader returns, called with those of the settings that it takes."
     takes = inspect.signature(load).parameters
-    d = load(**{k: v for k,v in settings.items() if k in takes})
+    return load(**{k: v for k,v in settings.items() if k in takes})
+
+def _labelled(load, **settings):
+    "A set of labelled samples, from its loader."
+    d = _named(load, **settings)
     need(isinstance(d, Data), 'data', type(d).__name__, f'a Data from {load.__name__}', TypeError)
+    return d
+
+def _texts(data, root, **others):
+    "Pairs of texts by name; what they have no use for is refused."
+    for k,v in others.items(): need(v is None, k, v, f'None with {data}, pairs of texts without classes or images')
+    load = datasets.load(data)
+    d = _named(load, root=root)
+    pairs = find('hardcl_nb.training.docstrings:TextPairs') # of a later page
+    need(isinstance(d, pairs), 'data', type(d).__name__, f'TextPairs from {load.__name__}', TypeError)
     return d
