@@ -3,7 +3,9 @@
     python .ci/notebook.py nbs/41_collapse.ipynb [flags of cells to leave out]
 """
 import ast, os, re, sys
+from functools import wraps
 from pathlib import Path
+import matplotlib.pyplot as plt
 from execnb.nbio import mk_cell
 from execnb.shell import CaptureShell
 from fastcore.xtras import working_directory
@@ -30,9 +32,24 @@ def with_solutions(cells):
             out.append(mk_cell('\n'.join([code, *calls]), solves=True))
     return out
 
+def three_frames():
+    "Films draw all their frames, but only the first, the one shown at first and the last are written out; `make verify` writes them all."
+    from hardcl_nb import figures
+    film, frame, todo, last = figures.film, figures._frame, [], []
+    def written(fig):
+        if not todo or todo.pop(0): last[:] = [frame(fig)]
+        else: plt.close(fig)
+        return last[0]
+    def short(draw, values, name, start=0, **options):
+        vals = list(values)
+        todo[:] = [k in (0, start, len(vals)-1) for k in range(len(vals))]
+        return film(draw, vals, name, start, **options)
+    figures.film, figures._frame = wraps(film)(short), written
+
 def run(path, skip, after=None):
     "Run the notebook, and `after(its names)`; False, and what was wrong, if a cell or a solution fails."
     os.environ['IN_TEST'] = '1'
+    three_frames()
     nb = NBProcessor(path, process=True).nb
     nb.cells = with_solutions(nb.cells)
     def leave_out(cell):

@@ -6,6 +6,8 @@ from safetensors import safe_open
 from hardcl_nb.runs.cli import hardcl_train
 from hardcl_nb.runs.compare import hardcl_compare
 from hardcl_nb.runs.experiments import hardcl_experiment
+from hardcl_nb.runs.config import RunConfig
+from hardcl_nb.runs.folder import run
 
 def sh(mod, *args, cwd=None): return subprocess.run([sys.executable, '-m', f'hardcl_nb.runs.{mod}', *args], capture_output=True, text=True, cwd=cwd)
 
@@ -81,6 +83,20 @@ def test_an_experiment_without_a_folder_is_refused(tmp_path, args, says, monkeyp
 def test_a_wrong_option_is_like_another_by_its_letters_not_by_its_dashes(capfd):
     with pytest.raises(SystemExit): hardcl_train(['--bogus', '3'])
     assert capfd.readouterr().err=='hardcl_train: error: unrecognized arguments: --bogus 3; expected what hardcl_train --help shows\n'
+
+def test_the_folder_says_which_machine_made_the_run_and_nothing_else_is_changed(tmp_path):
+    "A line for each time that records begin: on a machine, with so many processes; a new run begins the notes anew."
+    words, whole, cut = ['--method', 'scl', '--eval_every', '2'], tmp_path/'whole', tmp_path/'cut'
+    notes = lambda: [(l.split(',')[0], l.split(',')[-1]) for l in (cut/'machine.csv').read_text().splitlines()[1:]]
+    for steps in (2, 4): run(RunConfig(method='scl', steps=steps, eval_every=2), whole, resume=True)
+    hardcl_train([*words, '--steps', '2', '--out', str(cut)])
+    assert notes()==[('0', '1')]
+    hardcl_train([*words, '--steps', '4', '--out', str(cut), '--resume'])
+    assert notes()==[('0', '1'), ('4', '1')]
+    for f in ('metrics.csv', 'spectrum.csv', 'config.json', 'checkpoint.safetensors'): assert (cut/f).read_bytes()==(whole/f).read_bytes(), f
+    assert {p.name for p in cut.iterdir()}-{p.name for p in whole.iterdir()}=={'machine.csv'}
+    hardcl_train([*words, '--steps', '2', '--out', str(cut), '--overwrite'])
+    assert notes()==[('0', '1')]
 
 @pytest.mark.slow
 def test_compare_resumes_and_grows(tmp_path):

@@ -11,6 +11,8 @@ cfg = configparser.ConfigParser(delimiters=['='])
 cfg.read(root/'settings.ini', encoding='utf-8')
 cfg = cfg['DEFAULT']
 
+by_hand = ('__init__.py', '_modidx.py', 'start.py') # no page makes them; the last must run before anything else is imported
+
 def cells(p): return json.loads(p.read_text(encoding='utf-8'))['cells']
 def src(c): return ''.join(c['source'])
 def code(p): return [src(c) for c in cells(p) if c['cell_type']=='code']
@@ -49,14 +51,14 @@ def test_reference_is_no_course(p):
     assert '## Exercises' not in text and len(set(re.findall(r'\]\((\d\d_\w+\.ipynb)', text)))>=10
 
 def test_every_module_has_its_notebook():
-    modules = {'.'.join(p.relative_to(root/'hardcl_nb').with_suffix('').parts) for p in (root/'hardcl_nb').rglob('*.py') if p.name not in ('__init__.py', '_modidx.py')}
+    modules = {'.'.join(p.relative_to(root/'hardcl_nb').with_suffix('').parts) for p in (root/'hardcl_nb').rglob('*.py') if p.name not in by_hand}
     made = [m for p in numbered if (m := module_of(p))]
     assert len(made) == len(set(made)) and modules == set(made)
 
 wings = ('theory', 'losses', 'measures', 'training', 'runs')
 below = dict(theory=(), losses=('theory',), measures=('theory',), training=('theory', 'losses', 'measures'), runs=wings[:-1])
 modules = {m: p for p in numbered if (m := module_of(p))}
-sources = [p for p in (root/'hardcl_nb').rglob('*.py') if p.name not in ('_modidx.py', '__init__.py')]
+sources = [p for p in (root/'hardcl_nb').rglob('*.py') if p.name not in by_hand]
 def name_of(path): return '.'.join(path.relative_to(root/'hardcl_nb').with_suffix('').parts)
 
 def imported(code, here=''):

@@ -67,3 +67,9 @@ def test_torchrun_of_the_program_has_one_writer_and_goes_on(tmp_path):
     assert r.returncode!=0 and r.stderr.count('hardcl_train: error: out: expected a new folder')==1
     r = subprocess.run([*cmd, '--out', 'two', '--resume'], capture_output=True, text=True, cwd=tmp_path)
     assert r.returncode==0, r.stderr[-3000:]
+    r = subprocess.run([*cmd, '--steps', '9', '--out', 'two', '--resume'], capture_output=True, text=True, cwd=tmp_path)
+    assert r.returncode==0 and 'warning' not in r.stderr, r.stderr[-3000:]
+    r = subprocess.run([*one, '--steps', '12', '--out', 'two', '--resume'], capture_output=True, text=True, cwd=tmp_path)
+    assert r.returncode==0 and r.stderr.count('warning: processes: the run had 2, it goes on with 1: sums are rounded otherwise\n')==1, r.stderr[-3000:]
+    notes = [l.split(',') for l in (tmp_path/'two/machine.csv').read_text().splitlines()]
+    assert [(n[0], n[-1]) for n in notes]==[('step', 'processes'), ('0', '2'), ('9', '2'), ('12', '1')]

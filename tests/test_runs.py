@@ -188,6 +188,20 @@ def test_tensorboard_is_asked_for_or_refused(tmp_path):
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert 'tensorboard: expected the package tensorboard' in r.stderr and not (tmp_path/'a').exists()
 
+def test_a_run_that_goes_on_with_another_number_of_processes_says_so(tmp_path, monkeypatch):
+    "In one line, from the first process; with augmentation, which each process draws for itself, it is refused."
+    import hardcl_nb.runs.folder as folder
+    run(RunConfig(method='scl', steps=2, eval_every=2), tmp_path/'a')
+    about = folder.read_checkpoint(tmp_path/'a/checkpoint.safetensors', tensors=False)[1]
+    assert about['processes']==1
+    for rank,said in ((0, 1), (1, 0)):
+        monkeypatch.setattr(folder, 'rank_and_size', lambda: (rank, 2))
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter('always')
+            folder._restore({}, {}, about)
+        assert [str(w.message) for w in told]==said*['processes: the run had 1, it goes on with 2: sums are rounded otherwise']
+    with pytest.raises(ValueError, match='processes: expected 1, as in the run to resume, got 2'): folder._restore({'augment': None}, {}, about)
+
 def test_damaged_checkpoint_is_named_and_nothing_is_lost(tmp_path):
     cfg = RunConfig(method='scl', steps=5, eval_every=5)
     run(cfg, tmp_path/'a')

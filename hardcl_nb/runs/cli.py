@@ -210,10 +210,14 @@ def _facts(rec):
 
 def _train(cfg, how):
     "One run with its progress, and its summary from the first process."
+    from hardcl_nb.runs.checkpoints import note_machine
     from hardcl_nb.runs.folder import run
     from hardcl_nb.runs.report import text_table
-    show = Progress(run_name(cfg))
-    def on_record(rec): show(rec['step'], show.total, **_facts(rec))
+    show, noted = Progress(run_name(cfg)), []
+    def on_record(rec):
+        if not noted: note_machine(how.out, rec['step'], cfg.device)
+        noted.append(rec['step'])
+        show(rec['step'], show.total, **_facts(rec))
     places = dict(resume=how.resume, overwrite=how.overwrite, tensorboard=how.tensorboard)
     try: rows = run(cfg, how.out, on_record=on_record, on_step=show, **places)
     finally: show.close()
@@ -226,7 +230,7 @@ def _train(cfg, how):
 class TrainOptions:
     "Run"
     config:str|None=None     # JSON or YAML file with settings, such as the config.json of a run; flags win over it
-    out:str='runs/train'     # Folder of the run: config.json, metrics.csv, spectrum.csv, speed.csv, a checkpoint
+    out:str='runs/train'     # Its folder: config.json, a checkpoint, metrics.csv, spectrum.csv, speed.csv, machine.csv
     resume:bool=False        # Go on with the run in --out
     overwrite:bool=False     # Replace the run in --out
     tensorboard:bool=False   # Write scalars for TensorBoard into --out too

@@ -110,7 +110,7 @@ def run_all(
     show = Progress('runs', 'run') if progress else None
     if not pooled:
         return submit([j for j in jobs if not finished(j)], Path(out).absolute()/'jobs', machines, workers, show)
-    ctx = worker_context('hardcl_nb.runs.folder')
+    ctx = worker_context('hardcl_nb.runs.folder', 'torch._dynamo') # the latter is what any optimiser imports
     with ProcessPoolExecutor(n, ctx, _begin, (modules,)) as pool, handed_on(): _work(pool, n, jobs, show)
 
 # %% ../../nbs/66_compare.ipynb #6d9bbeff

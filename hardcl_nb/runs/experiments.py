@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from ..checks import Refused, need
 from .config import RunConfig, check_types, data_name, kinds, places
 from .cli import one_line_errors, read_args
-from .cluster import MachineOptions, machines_of, this_machine
+from .cluster import MachineOptions, machines_of
 from .compare import run_all, run_folders
 from .questions import Experiment, declare, experiments
 from .search import kept_results, retrieval
@@ -66,7 +66,7 @@ def _summary(cfg, folder, names, judge=''):
     some = [*rows[:-1:max(1, len(rows)//20)], rows[-1]]
     told = {k: data_name(cfg.data) if k=='data' else getattr(cfg, k) for k in names}
     curves = {'step': [r['step'] for r in some], **{k: [_digits(r.get(k)) for r in some] for k in kept}}
-    more = find(judge)(load_run(folder).enc) if judge else {}
+    more = find(judge)(load_run(folder).enc, cfg) if judge else {}
     final = {k: _digits(v) for k,v in {**rows[-1], **more}.items() if k not in told and isinstance(v, (int, float))}
     return dict(**told, final=final, curves=curves, spectrum=[_digits(r['value']) for r in spectrum])
 
@@ -84,6 +84,7 @@ def run_experiment(
 ) -> dict: # The results
     "Make the runs of an experiment, or go on with them, and sum them up."
     import torch
+    from hardcl_nb.runs.checkpoints import this_machine
     cfgs, t = configs(experiment, seeds, **changes), time.perf_counter()
     vary = [k for k in asdict(cfgs[0]) if k not in places and len({str(getattr(c, k)) for c in cfgs})>1]
     how = workers, progress, machines
@@ -178,7 +179,8 @@ def _says_how(exp):
     try: yield
     except FileNotFoundError as e:
         if not str(e).startswith('data: '): raise
-        how = f'; an .npz file of them is taken by --name {exp.name} --data FILE'
+        one = len({r.get('data') for r in exp.runs})==1
+        how = f'; an .npz file of them is taken by --name {exp.name} --data FILE' if one else ', or as cifar100.npz'
         raise _Absent(str(e).split(';')[0]+how) from None
     except ImportError as e:
         if 'pip install' not in str(e): raise # a mistake of ours

@@ -21,7 +21,7 @@ class Experiment:
     prediction:str         # What theory says, written down before the runs
     runs:tuple[dict, ...]  # Settings, without the seed
     seeds:int=3            # Seeds 0, 1, ...
-    judge:str=''           # 'module:function', from a trained encoder to further final numbers; none if empty
+    judge:str=''           # 'module:function', from a trained encoder and its settings to further final numbers; none if empty
     kind:str='hardcl_nb.runs.config:RunConfig' # Kind of settings; any other has a method `result` that makes the run
 
 experiments:dict[str, Experiment] = {}
@@ -167,6 +167,16 @@ declare('limits', 'Where does hardness help and where does it hurt: wrong labels
 declare('transfer', 'Trained on eighty classes, how well does an embedding tell twenty others apart?',
     'What counts is rank: beta = 30 >= beta = 5 > SCL, and cross-entropy with label smoothing below beta = 5.',
     _versus('latent80', 80), seeds=2, judge='hardcl_nb.training.rivals:unseen')
+
+declare('coarse', 'Five fine classes make a coarse one in CIFAR-100: what does hardness do for the level that a network '
+    'was trained on, and for the other?',
+    'Fine labels: HSCL beta = 5 above SCL in fine, coarse and sibling accuracy (the right one of the five of the true '
+    'coarse class), and HSCL over SCL, chance taken off (.2, .05), is larger in sibling than in coarse accuracy: '
+    'near negatives are siblings. Coarse labels: siblings are positives, so HSCL is above SCL in coarse '
+    'accuracy and within 3 points of it in sibling accuracy. At equal hardness fine labels lose at most 2 points in '
+    'coarse accuracy against coarse labels, and win at least 5 in sibling accuracy.',
+    settings_of(data=['cifar16', 'cifar16_coarse'], method__beta=[('scl', 0.), ('hscl', 5.)], arch='small', dim=99,
+        batch_size=512, lr=1e-3, epochs=3, eval_every=1000), seeds=2, judge='hardcl_nb.training.rivals:levels')
 
 declare('hardenings', 'Is it the shape of a hardening that counts, or how many negatives it leaves?',
     'At equal effective number of negatives (.23 of all, on embeddings of SCL after 100 steps, seed '

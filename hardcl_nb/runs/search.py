@@ -235,7 +235,7 @@ def _searches():
     untrained = [dict(base, steps=1, lr=1e-12) for base,_ in arms]
     return [{**base, **f} for base,some in arms for f in some]+untrained
 
-retrieval:dict[str, Any] = dict(name='retrieval', seeds=3, runs=_searches(),
+retrieval:dict[str, Any] = dict(name='retrieval', seeds=5, runs=_searches(),
     question='Code search: which negatives (kappa) and which anchors (rate), for an encoder with free parameters '
         'for each word and for heads on frozen embeddings?',
     prediction='Heads: at kappa = 20 and 29 hardness at tau = 1 and the decoupled loss agree within .005 of MRR and '
