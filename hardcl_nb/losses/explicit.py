@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 import torch
 from torch import Tensor
-from ..checks import check_embeddings, need
+from ..checks import check_choice, check_embeddings, need
 from .exact import LossOptions, debias, free_look, outer, result_type
 from .formed import formed
 from .pools import explicit_negatives, further_negatives, pools_of, two_numbers, wide
@@ -42,6 +42,30 @@ def _power(t, shifted, work):
     e = (t.sub_(m) if shifted else t).to(work).exp_()
     return e, e.sum(1, keepdim=True).to(wide(t)), m.to(wide(t))
 
+# %% ../../nbs/28_explicit.ipynb #28c0518e
+def _parts(n, size): return [slice(b, min(b+size, n)) for b in range(0, n, size)]
+
+def _lengths(x):
+    "Lengths of the rows, (n, 1), in float64; a row of zeros stays as it is."
+    length = lambda v: torch.linalg.vector_norm(v, dim=1, keepdim=True, dtype=wide(x))
+    return torch.cat([length(x[J]).clamp_(min=1e-12) for J in _parts(len(x), 128)])
+
+def _rows(x, r, I): return x[I] if r is None else x[I]/r[I]
+
+def _columns(c, r, centre, work):
+    "All rows of c, over their lengths, less a centre, in the type `work`."
+    if r is None and centre is None: return c.to(work)
+    y = c.new_empty(c.shape, dtype=work)
+    for J in _parts(len(c), 128): y[J] = _rows(c, r, J).to(work) if centre is None else _rows(c, r, J)-centre
+    return y
+
+def _slopes_of_rows(D, x, r):
+    "In place: slopes in the rows x, from those in x/r."
+    for J in _parts(len(x), 128):
+        u, d = x[J]/r[J], D[J]
+        d.sub_(u*(u*d).sum(1, keepdim=True)).div_(r[J])
+    return D
+
 # %% ../../nbs/28_explicit.ipynb #d2afce77
 def _head(A, sp, count, o, grad):
     "Losses of rows and their slopes in A and in s_p, (b, 1) each."
@@ -55,6 +79,8 @@ class _Side(NamedTuple):
     "A direction, prepared: anchors and columns as they came, and columns in the type to compute in."
     a:Tensor   # (n, d)
     c:Tensor   # (n+..., d)
+    ra:Tensor|None # lengths to divide the anchors by, (n, 1); None: they are taken as they are
+    rc:Tensor|None # the same of the columns
     y:Tensor   # columns less their centre
     centre:Tensor|None # (d,); None: nothing is taken off
     many:Tensor # negatives of each row, (n, 1)
@@ -63,16 +89,16 @@ class _Side(NamedTuple):
     def rows(self, I, g, tau):
         "Rows times (1+inside)/τ; of each, in float64, ⟨a, centre⟩/τ and the similarity to its positive, (b, 1)."
         long = wide(self.a)
-        a = self.a[I].to(long if self.centre is None else torch.float32) # rounds each product, but not the sum
-        centre = a.new_zeros(1) if self.centre is None else self.centre
-        h, sp = ((a*v).sum(1, keepdim=True, dtype=long)/tau for v in (centre, self.c[I]))
+        a = _rows(self.a, self.ra, I).to(long if self.centre is None else torch.float32)
+        centre = a.new_zeros(1) if self.centre is None else self.centre # rounds each product, but not the sum
+        h, sp = ((a*v).sum(1, keepdim=True, dtype=long)/tau for v in (centre, _rows(self.c, self.rc, I)))
         return a.to(self.y)*((1+g.inside)/tau), h, sp
 
-def _strip(k, I, g, o, D):
+def _strip(k, I, g, o, D, room):
     "Losses of the rows I, (b, 1); with D, a pair, their slopes in rows and columns are put there."
     x, h, sp = k.rows(I, g, o.tau)
-    s, count = _product(x, k.y), k.many[I]
-    t = None if o.raw else s.clone()
+    s, count = _product(x, k.y, room[0][:len(x)]), k.many[I]
+    t = None if o.raw else room[1][:len(x)].copy_(s)
     e, Z, m = _power(_logits(s, h, I, g, 1.), k.shifted, x.dtype)
     A = Z.log()+m+(1+g.inside)*h
     if t is None: A, v = A-count.log(), None
@@ -92,45 +118,57 @@ def _strip(k, I, g, o, D):
     return loss
 
 # %% ../../nbs/28_explicit.ipynb #b62eb4da
-def _product(x, y):
-    "x·yᵀ, in short sums: these round less than one long one; in float64 where rows are short."
-    d = x.shape[1]
-    if d<=64: x, y = x.to(wide(x)), y.to(wide(y))
+def _product(x, y, s):
+    "x·yᵀ, put into s, in short sums: these round less than one long one; in float64 where rows are short."
+    d, x, y = x.shape[1], x.to(s), y.to(s)
     step = d if x.dtype==torch.float64 else min(64, d//4)
-    s = x[:,:step]@y[:,:step].T
+    torch.mm(x[:,:step], y[:,:step].T, out=s)
     for k in range(step, d, step): s.addmm_(x[:,k:k+step], y[:,k:k+step].T)
     return s
 
-def _reach(a, c, g, o, look):
-    "The largest exponent that there may be."
-    longest = lambda x: float(torch.linalg.vector_norm(x, dim=1, dtype=result_type(x)).max()) if look else 1e30
-    logs = abs(g.log_own)+(abs(g.log_in) if g.log_in>-math.inf else 0)
-    return (1+max(g.inside, g.own))*longest(a)*longest(c)/o.tau+logs
+def _room(k, high, o):
+    "Where a strip's exponents stand: one matrix for all strips, or two where weights are normalised."
+    b, d = k.y.shape
+    work = wide(k.y) if d<=64 else k.y.dtype
+    return [k.y.new_empty(min(high, len(k.a)), b, dtype=work) for _ in range(1 if o.raw else 2)]
 
-def _prepared(a, c, g, o, look):
+def _longest(x, look):
+    "An upper bound of the lengths of the rows."
+    return float(torch.linalg.vector_norm(x, dim=1, dtype=result_type(x)).max()) if look else 1e30
+
+def _prepared(a, c, g, o, look, cosine):
     "A direction in the type to compute in."
     mps = a.device.type=='mps' # it has no float64
-    attached = max(g.inside, g.own)>0 and not o.detach
+    attached, ones = max(g.inside, g.own)>0 and not o.detach, ((a, c) if cosine else (None, None))
     fine = not (a.dtype==torch.float64 or o.tau_plus>0 or attached or mps) and look
+    ra, rc = (None if x is None else _lengths(x) for x in ones)
+    logs = abs(g.log_own)+(abs(g.log_in) if g.log_in>-math.inf else 0)
+    reach = lambda y: (1+max(g.inside, g.own))*(1. if cosine else _longest(a, look))*y/o.tau+logs # the largest exponent
     if fine:
-        centre = (sum(b.sum(0, dtype=wide(c)) for b in c.split(1024))/len(c)).to(torch.float32)
-        y = c.to(torch.float32)-centre
+        centre = (sum(_rows(c, rc, J).sum(0, dtype=wide(c)) for J in _parts(len(c), 128))/len(c)).to(torch.float32)
+        y = _columns(c, rc, centre, torch.float32)
         short = a.shape[1]<=64 # exponents are float64 until the largest is taken off
-        if _reach(a, y, g, o, look)<=40: return _Side(a, c, y, centre, g.counts(), short)
-    reach = _reach(a, c, g, o, look)
-    return _Side(a, c, c.to(torch.float32 if mps else torch.float64), None, g.counts(), reach>=(60 if mps else 600))
+        if reach(_longest(y, look))<=40: return _Side(a, c, ra, rc, y, centre, g.counts(), short)
+    y = None # before the other is made
+    y = _columns(c, rc, None, torch.float32 if mps else torch.float64)
+    steep = reach(1. if cosine else _longest(c, look))>=(60 if mps else 600)
+    return _Side(a, c, ra, rc, y, None, g.counts(), steep)
 
 def _together(*xs):
     "One matrix of rows, without a copy where all but the first are empty."
     return torch.cat(xs) if any(len(x) for x in xs[1:]) else xs[0]
 
-def _direction(a, c, g, o, grad, look):
+def _direction(a, c, g, grad, o, look, cosine):
     "Mean loss of the rows a, whose positives are the first rows of c, and its slopes in a and in c."
-    k, n = _prepared(a, c, g, o, look), len(a)
-    D = (k.y.new_empty(a.shape), torch.zeros_like(k.y)) if grad else None
-    high = max(16, min(256, 2**21//len(c)))
-    losses = torch.cat([_strip(k, slice(b, min(b+high, n)), g, o, D) for b in range(0, n, high)])
-    return losses.mean(), *((D[0].div_(n*o.tau), D[1].div_(n*(1+g.inside))) if grad else (None, None))
+    n, high = len(a), max(16, min(192, 3*2**19//len(c)))
+    D = (torch.empty_like(a), torch.zeros_like(c)) if grad else None
+    k = _prepared(a, c, g, o, look, cosine)
+    room = _room(k, high, o)
+    loss = torch.cat([_strip(k, I, g, o, D, room) for I in _parts(n, high)]).mean()
+    if D is None: return loss, None, None
+    da, dc = D[0].div_(n*o.tau), D[1].div_(n*(1+g.inside))
+    if cosine: da, dc = _slopes_of_rows(da, a, k.ra), _slopes_of_rows(dc, c, k.rc)
+    return loss, da, dc
 
 # %% ../../nbs/28_explicit.ipynb #624ba2a9
 def ranking_loss(
@@ -151,12 +189,13 @@ def ranking_loss(
     sides:str='rows',           # 'rows': anchors alone; 'both': positives among the anchors too, the mean of both
     others:Tensor|tuple[Tensor|None,Tensor|None]|None=None, # Further in-batch negatives of every anchor, (F, d): a
                                 # queue, or what other devices hold; two: of every positive too, if sides='both'
+    cosine:bool=False,          # Are similarities cosines? then rows are scaled to length 1, without a copy of them
     validate:bool=True          # Look at the values too? (on a GPU this waits for the device)
 ) -> Tensor: # Loss, a scalar; float64 for float64 embeddings, else float32
     """The loss of anchors with positives, in-batch and explicit negatives, at any hardness and in linear memory.
 
     With beta=0 it is the cross entropy of sentence-transformers' MultipleNegativesRankingLoss; published forms are in
-    `ranking_presets` with their sources. Embeddings are taken as they are: normalise them for cosines. Differentiable
+    `ranking_presets` with their sources. Embeddings are taken as they are unless `cosine` is set. Differentiable
     once. Refused: rows or widths that do not fit, an anchor without a negative, hardness < 0.
 
     >>> import torch
@@ -175,13 +214,16 @@ def ranking_loss(
     strength = max(two_numbers(beta, 'beta'))
     o = LossOptions(strength, True, detach, alpha, q, tau, tau_plus, raw).check()
     look = validate or free_look(anchor)
+    how = o, look, check_choice(cosine, 'cosine', (True, False))
     def f(a, p, m, u, v, slope, wanted):
-        loss, da, dc = _direction(a, _together(p, u, m), g, o, any(wanted), look)
+        loss, da, dc = _direction(a, _together(p, u, m), g, any(wanted), *how)
         dp, du, dm = dc.split([n, more[0], len(m)]) if any(wanted) else [None]*3
         dv = torch.zeros_like(v) if any(wanted) else None
         if sides=='both':
-            other, dp2, dc = _direction(p, _together(a, v), back, o, any(wanted), look)
+            other, dp2, dc = _direction(p, _together(a, v), back, any(wanted), *how)
             loss = (loss+other)/2
-            if any(wanted): da, dp, du, dm, dv = (da+dc[:n])/2, (dp+dp2)/2, du/2, dm/2, dc[n:]/2
+            if any(wanted):
+                da, dp, dv = da.add_(dc[:n]), dp.add_(dp2), dc[n:]
+                for d in (da, dp, du, dm, dv): d.div_(2)
         return loss.to(result_type(a)), da, dp, dm, du, dv
     return formed(f, anchor, positive, mined, *far, engine='ranking_loss')

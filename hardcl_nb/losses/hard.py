@@ -12,12 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 from torch import distributed as dist
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 from ..checks import check_choice, check_count, check_number, need
 from .exact import LossOptions, result_type
 from .explicit import ranking_loss
-from .pools import pools, two_numbers, wide
+from .pools import pools, two_numbers
 from .panels import check_like
 
 # %% ../../nbs/28_hard.ipynb #cc2546d2
@@ -86,25 +85,6 @@ def _check_hardness(mode, strength, beta, on, tau, raw):
     need(raw, 'raw', raw, 'True where hardness_mode is given')
     strength = check_number(strength, 'hardness_strength', low=0)
     return (strength*tau, 0.), ranking_presets[mode].fixed['on']
-
-# %% ../../nbs/28_hard.ipynb #c40885aa
-class _Unit(torch.autograd.Function):
-    "Rows scaled to length 1; rows of zeros stay."
-    @staticmethod
-    def forward(ctx, x):
-        u, length = torch.empty_like(x), lambda v: torch.linalg.vector_norm(v, dim=1, keepdim=True, dtype=wide(x))
-        r = torch.cat([length(v).clamp_(min=1e-12) for v in x.split(1024)]) # some rows at a time are float64
-        for v,s,w in zip(x.split(1024), r.split(1024), u.split(1024)): w.copy_(v/s)
-        ctx.save_for_backward(u, r.to(x))
-        return u
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, g):
-        u, r = ctx.saved_tensors
-        d = torch.empty_like(u)
-        for g,u,r,w in zip(*(x.split(1024) for x in (g, u, r, d))):
-            torch.addcmul(g, u, (u*g).sum(1, keepdim=True), value=-1, out=w).div_(r)
-        return d
 
 # %% ../../nbs/28_hard.ipynb #434ab0d0
 class _Gather(torch.autograd.Function):
@@ -196,9 +176,9 @@ class HardNegativeRankingLoss(nn.Module):
         rows = [len(x) for x in embeddings]
         need(len(set(rows))==1, 'sentence_features', f'{rows} rows', 'columns of equal length')
         kind = result_type(embeddings[0])
-        if self.similarity_fct=='cos_sim': embeddings = [_Unit.apply(x.to(kind)) for x in embeddings]
         negatives = torch.stack(list(embeddings[2:]), 1) if columns>2 else None
         options = {k: getattr(self, k) for k in _passed}|dict(tau=1/self.scale, sides=self.sides, validate=False)
+        options['cosine'] = self.similarity_fct=='cos_sim'
         if self.gather_across_devices: options['others'] = _others(embeddings, self.shared, self.sides)
         return ranking_loss(*embeddings[:2], negatives, **options).to(kind)
 
