@@ -160,10 +160,8 @@ def _together(*xs):
 
 def _direction(a, c, g, grad, o, look, cosine):
     "Mean loss of the rows a, whose positives are the first rows of c, and its slopes in a and in c."
-    n, high = len(a), max(16, min(192, 3*2**19//len(c)))
-    D = (torch.empty_like(a), torch.zeros_like(c)) if grad else None
-    k = _prepared(a, c, g, o, look, cosine)
-    room = _room(k, high, o)
+    k, n, high = _prepared(a, c, g, o, look, cosine), len(a), max(16, min(256, 2**21//len(c)))
+    D, room = (k.y.new_empty(a.shape), torch.zeros_like(k.y)) if grad else None, _room(k, high, o)
     loss = torch.cat([_strip(k, I, g, o, D, room) for I in _parts(n, high)]).mean()
     if D is None: return loss, None, None
     da, dc = D[0].div_(n*o.tau), D[1].div_(n*(1+g.inside))
