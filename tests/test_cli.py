@@ -1,6 +1,7 @@
 "The command line, from outside: console scripts, exit codes, what is written and what is not."
 import json, os, re, signal, subprocess, sys, time
 from pathlib import Path
+from types import SimpleNamespace
 import pytest
 from safetensors import safe_open
 from hardcl_nb.runs.cli import hardcl_train
@@ -8,6 +9,13 @@ from hardcl_nb.runs.compare import hardcl_compare
 from hardcl_nb.runs.experiments import hardcl_experiment
 from hardcl_nb.runs.config import RunConfig
 from hardcl_nb.runs.folder import run
+
+def here(program, *args, capfd):
+    "A command line in this process: exit code and stderr."
+    code = 0
+    try: program([*args])
+    except SystemExit as e: code = e.code
+    return SimpleNamespace(returncode=code, stderr=capfd.readouterr().err)
 
 def sh(mod, *args, cwd=None): return subprocess.run([sys.executable, '-m', f'hardcl_nb.runs.{mod}', *args], capture_output=True, text=True, cwd=cwd)
 
@@ -43,18 +51,20 @@ def test_compare_refuses(tmp_path, args, says, monkeypatch, capfd):
     assert e.value.code==2 and says in err and err.count('\n')==1 and out=='', err
     assert not list(tmp_path.iterdir())
 
-def test_folder_that_is_a_file_is_refused(tmp_path):
+def test_folder_that_is_a_file_is_refused(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
     (tmp_path/'f').write_text('mine')
-    for mod in ('cli', 'compare'):
-        r = sh(mod, '--out', 'f', cwd=tmp_path)
+    for program in (hardcl_train, hardcl_compare):
+        r = here(program, '--out', 'f', capfd=capfd)
         assert r.returncode==2 and 'out: expected a folder' in r.stderr and r.stderr.count('\n')==1, r.stderr
     assert (tmp_path/'f').read_text()=='mine'
 
-def test_small_dim_is_allowed_with_a_warning(tmp_path):
-    r = sh('cli', '--dim', '5', '--steps', '2', '--out', 'x', cwd=tmp_path)
+def test_small_dim_is_allowed_with_a_warning(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    r = here(hardcl_train, '--dim', '5', '--steps', '2', '--out', 'x', capfd=capfd)
     assert r.returncode==0 and 'hardcl_train: warning: dim: 5 is below C-1 = 9' in r.stderr and 'Theorem' in r.stderr
 
-@pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('signum', [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_keeps_what_was_done_and_says_how_to_go_on(tmp_path, signum):
     args = [sys.executable, '-m', 'hardcl_nb.runs.cli', '--steps', '4000', '--eval_every', '20', '--out', str(tmp_path/'x')]
     p = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -111,17 +121,18 @@ def test_compare_resumes_and_grows(tmp_path):
     r = sh('compare', *args, '--lr', '0.1', '--resume', cwd=tmp_path)
     assert r.returncode==2 and 'lr: expected 0.001, as in the run to resume' in r.stderr
 
-def test_config_file_is_overridden_by_flags_and_a_typing_error_in_it_is_named(tmp_path):
+def test_config_file_is_overridden_by_flags_and_a_typing_error_in_it_is_named(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
     (tmp_path/'c.json').write_text('{"method": "ucl", "steps": 2, "eval_every": 1, "norm": "sphere"}')
-    r = sh('cli', '--config', 'c.json', '--norm', 'none', '--out', 'x', cwd=tmp_path)
+    r = here(hardcl_train, '--config', 'c.json', '--norm', 'none', '--out', 'x', capfd=capfd)
     assert r.returncode==0, r.stderr
     c = json.loads((tmp_path/'x/config.json').read_text())['config']
     assert (c['method'], c['steps'], c['norm'])==('ucl', 2, 'none')
     (tmp_path/'d.json').write_text('{"stepz": 2}')
-    r = sh('cli', '--config', 'd.json', '--out', 'y', cwd=tmp_path)
+    r = here(hardcl_train, '--config', 'd.json', '--out', 'y', capfd=capfd)
     assert r.returncode==2 and 'got stepz in d.json' in r.stderr and r.stderr.count('\n')==1 and not (tmp_path/'y').exists()
     (tmp_path/'e.json').write_text('{"steps": "many", "betas": [5]}')
-    r = sh('compare', '--config', 'e.json', '--out', 'z', cwd=tmp_path)
+    r = here(hardcl_compare, '--config', 'e.json', '--out', 'z', capfd=capfd)
     assert r.returncode==2 and "steps: expected a whole number, got 'many'" in r.stderr and r.stderr.count('\n')==1
 
 @pytest.mark.slow

@@ -86,6 +86,7 @@ def test_half_precision(dtype, precision, loss, grad):
             assert e[0]<{loss} and e[1]<{grad}, (shift, beta, det, sup, e)''')
 
 @needs_triton
+@pytest.mark.slow
 def test_far_values_and_small_losses():
     "Large norms do not overflow; a loss of 1e-9 keeps its digits."
     interpreted('''
@@ -100,6 +101,7 @@ def test_far_values_and_small_losses():
         assert 1e-12<a<1e-8 and max(e)<1e-4, (a, e)''')
 
 @needs_triton
+@pytest.mark.slow
 def test_same_bits_and_order():
     "Twice the same; a permuted batch gives permuted rows and gradients."
     interpreted('''
@@ -221,6 +223,7 @@ def test_benchmark_without_a_gpu_says_so():
     assert o.returncode==0 and len(o.stdout.strip().splitlines())==1 and 'CUDA' in o.stdout
 
 @needs_triton
+@pytest.mark.slow
 def test_long_embeddings_other_default_types_and_forward_mode():
     interpreted('''
         z, y = batch(40, 16); z = z.float()

@@ -41,7 +41,8 @@ def launch(tmp, n, *args):
     assert r.returncode==0, r.stderr[-3000:]
     return [torch.load(tmp/f'out{n}.{k}') for k in range(n)]
 
-@pytest.mark.parametrize('method, batch, sizes', [pytest.param('hscl', '101', (2, 4), marks=pytest.mark.slow), ('hucl', '64', (2,))])
+@pytest.mark.slow
+@pytest.mark.parametrize('method, batch, sizes', [('hscl', '101', (2, 4)), ('hucl', '64', (2,))])
 def test_many_processes_are_one(tmp_path, method, batch, sizes):
     "Six steps in float64; a batch of 101 does not divide by 2 or by 4."
     (rec,weights,*_), = launch(tmp_path, 1, batch, method)
