@@ -25,7 +25,7 @@ demo: .venv/.ready ## Train easy and hard negatives on two data sets; table, fig
 	@$(py) -m hardcl_nb.runs.compare --data digits --norms none --betas 0,2,5,10,30 --seeds 0,1,2 --out runs/demo >/dev/null
 	@$(py) -m hardcl_nb.runs.compare --data digits,latent100 --betas 0,2,5,10,30 --seeds 0,1,2 --out runs/demo --resume
 
-test: .venv/.ready ## Check that notebooks and modules agree, run every notebook and all tests (13 to 15 minutes)
+test: .venv/.ready ## Check that notebooks and modules agree, run every notebook and all tests (10 minutes on two cores)
 	@$(py) .ci/check.py
 	@OMP_NUM_THREADS=1 $(py) -m pytest -q -n auto --dist loadfile -m 'not slow' tests
 

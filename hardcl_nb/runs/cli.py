@@ -24,13 +24,13 @@ def one_line_errors(
 ):
     "Turn errors of the call into one line on stderr and an exit code."
     with warnings.catch_warnings():
-        warnings.showwarning = lambda m,c,*a,**k: _say(f'{prog}: warning: {m}')
+        ours = lambda c: not issubclass(c, DeprecationWarning) # those are for whoever writes the code
+        warnings.showwarning = lambda m,c,*a,**k: ours(c) and _say(f'{prog}: warning: {m}')
         try: yield
         except KeyboardInterrupt as e:
             _stop(f"{prog}: {e if str(e) else 'interrupted'}. {go_on}".strip(), 128+getattr(e, 'signum', signal.SIGINT))
         except (ValueError, RefusedType, OSError, FloatingPointError, MemoryError, RuntimeError) as e:
-            ours = isinstance(e, RuntimeError) and not any(w in str(e) for w in ('memory', 'allocate'))
-            if ours: raise
+            if isinstance(e, RuntimeError) and not any(w in str(e) for w in ('memory', 'allocate')): raise # ours
             _stop(f"{prog}: error: {' '.join(str(e).split())}", 1 if isinstance(e, FloatingPointError) else 2)
 
 def _say(line):
