@@ -381,7 +381,7 @@ def test_a_checkpoint_is_complete_and_of_this_run(tmp_path):
     from safetensors.torch import save_file
     cfg = RunConfig(steps=2, eval_every=2); run(cfg, tmp_path)
     file = tmp_path/'checkpoint.safetensors'
-    with safe_open(str(file), 'pt') as f: t, about = {k: f.get_tensor(k) for k in f.keys()}, json.loads(f.metadata()['run'])
+    with safe_open(str(file), 'pt') as f: t, about = {k: f.get_tensor(k).clone() for k in f.keys()}, json.loads(f.metadata()['run'])
     for change,tensors,says in ((dict(step=99), t, 'at most 2, the steps of the run, got step 99'), (dict(step='x'), t, "a number of steps, got step 'x'"), (dict(settings={**about['settings'], 'seed': 3}), t, 'a checkpoint of this run, with seed = 0, got one of a run with seed = 3'),
             ({}, {k: v for k,v in t.items() if not k.startswith('opt')}, 'the state of the optimiser after 2 steps, got none'), ({}, {k: v[:1] if k=='opt.0.exp_avg' else v for k,v in t.items()}, 'the state of this optimiser, got 1 that do not fit')):
         save_file({k: v.contiguous() for k,v in tensors.items()}, file, metadata={'run': json.dumps({**about, **change})})
