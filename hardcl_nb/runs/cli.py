@@ -24,8 +24,9 @@ def one_line_errors(
 ):
     "Turn errors of the call into one line on stderr and an exit code."
     with warnings.catch_warnings():
-        ours = lambda c: not issubclass(c, DeprecationWarning) # those are for whoever writes the code
-        warnings.showwarning = lambda m,c,*a,**k: ours(c) and _say(f'{prog}: warning: {m}')
+        def shown(message, category, *args, **kwargs):
+            if not issubclass(category, DeprecationWarning): _say(f'{prog}: warning: {message}') # those are for programmers
+        warnings.showwarning = shown
         try: yield
         except KeyboardInterrupt as e:
             _stop(f"{prog}: {e if str(e) else 'interrupted'}. {go_on}".strip(), 128+getattr(e, 'signum', signal.SIGINT))
