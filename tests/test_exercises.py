@@ -122,6 +122,20 @@ def test_feeding_sees_a_check_that_accepts_nonsense():
     found = [list(ex.wanting(ex.feed(c, f, stub))) for c in (check_nothing, check_half, check_dumb, check_good)]
     assert any('the stub is accepted' in w for w in found[0]) and found[1] and found[2] and found[3]==[]
 
+def test_a_judge_waits_for_a_busy_machine_and_not_for_ever():
+    "Not computing for longer than the limit is the machine's fault; not coming back at all is the answer's."
+    import time
+    from functools import partial
+    from hardcl_nb.checks import NotYet, judge
+    def check_f(f): assert f(2)==4
+    strict = partial(judge, seconds=.2)
+    def patient(a):
+        time.sleep(.5)
+        return 2*a
+    def asleep(a): time.sleep(60)
+    strict(check_f)(patient)
+    with pytest.raises(NotYet, match='no answer after 2 seconds: is there a loop'): strict(check_f)(asleep)
+
 # ---- working copies ----
 @pytest.fixture(scope='module')
 def work(tmp_path_factory):

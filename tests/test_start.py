@@ -7,11 +7,13 @@ from hardcl_nb import start
 root = Path(__file__).parent.parent
 here = {**os.environ, 'PYTHONPATH': str(root)}
 
-def program(folder, name, code, **kw):
+def heard(): signal.signal(signal.SIGINT, signal.default_int_handler) # in a test run in the background it is ignored, and a child inherits that
+
+def program(folder, name, code, before=heard):
     "A script that runs some code, and what came of it."
     (folder/name).write_text(code)
     (folder/'greedy.py').write_text("import os, signal\ntry: os.kill(os.getpid(), signal.SIGINT)\nexcept BaseException: print('swallowed')\n")
-    return subprocess.run([sys.executable, str(folder/name)], capture_output=True, text=True, env=here, timeout=60, **kw)
+    return subprocess.run([sys.executable, str(folder/name)], capture_output=True, text=True, env=here, timeout=60, preexec_fn=before)
 
 def test_the_programs_are_those_that_are_installed():
     ini = configparser.ConfigParser(delimiters=['=']); ini.read(root/'settings.ini', encoding='utf-8')
@@ -43,13 +45,13 @@ def test_other_programs_are_as_they_were(tmp_path):
     assert (r.returncode, r.stdout, r.stderr)==(0, 'swallowed\n', '')
 
 def test_where_it_is_ignored_it_stays_so(tmp_path):
-    r = program(tmp_path, 'hardcl_train', "import hardcl_nb, greedy\nprint('went on')\n", preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    r = program(tmp_path, 'hardcl_train', "import hardcl_nb, greedy\nprint('went on')\n", before=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
     assert (r.returncode, r.stdout)==(0, 'went on\n')
 
 def stopped(folder, at, *words):
     "A program of ours that gets SIGINT after some seconds; its exit code, what it said, and what it left."
     args = [sys.executable, '-m', *words, '--out', str(folder/'x')]
-    p = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=here, cwd=folder, start_new_session=True)
+    p = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=here, cwd=folder, start_new_session=True, preexec_fn=heard)
     time.sleep(at)
     p.send_signal(signal.SIGINT)
     try: _, err = p.communicate(timeout=60)
