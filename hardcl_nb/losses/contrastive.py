@@ -160,7 +160,7 @@ class ContrastiveLoss(nn.Module):
         queue:tuple[Tensor,Tensor]|None=None # Further columns, (k, d), and their labels, (k,)
     ) -> Tensor: # Loss, scalar or (n,); 0 with gradient 0 for a batch without a pair, which is counted in `empty`
         "The loss of a batch."
-        options = {k: getattr(self, k) for k in _names}|({} if beta is None else {'beta': beta})
+        options = {**{k: getattr(self, k) for k in _names}, **({} if beta is None else {'beta': beta})}
         try: return contrastive_loss(z, y, weight=weight, mask=mask, queue=queue, **options)
         except NoPairs as e: why = str(e)
         if not self.empty: warnings.warn(f'{why}. Such a batch costs 0 and moves nothing; it is counted in `empty`')

@@ -128,7 +128,7 @@ class CrossLoss(nn.Module):
         beta:float|None=None # Hardness in this call; the module's own if None
     ) -> Tensor: # Loss, a scalar
         "The loss of a batch of two towers."
-        options = {k: getattr(self, k) for k in _names}|({} if beta is None else {'beta': beta})
+        options = {**{k: getattr(self, k) for k in _names}, **({} if beta is None else {'beta': beta})}
         try: return cross_loss(a, ya, b, yb, queue=queue, mask=mask, **options)
         except NoPairs as e: why = str(e)
         if not self.empty: warnings.warn(f'{why}. Such a batch costs 0 and moves nothing; it is counted in `empty`')

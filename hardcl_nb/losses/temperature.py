@@ -8,6 +8,7 @@ __all__ = ['Tau', 'one_number', 'warmed', 'shared_tau', 'LearnedTau', 'counted']
 # %% ../../nbs/22_temperature.ipynb #6b2c7283
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 import torch
 from torch import nn, Tensor
@@ -30,6 +31,13 @@ def one_number(
     need(learned, arg, 'a tensor that requires a gradient', 'a number: no gradient flows to it')
     return x.reshape(())
 
+# %% ../../nbs/22_temperature.ipynb #d1f2475f
+_others = tuple(f.name for f in fields(LossOptions) if f.name not in ('tau', 'beta'))
+
+def _at(o, tau, beta):
+    "The options at another temperature and hardness, in words that torch.compile knows from PyTorch 2.6 on."
+    return LossOptions(tau=tau, beta=beta, **{k: getattr(o, k) for k in _others})
+
 # %% ../../nbs/22_temperature.ipynb #d1f24762
 def warmed(
     z:Tensor, o:LossOptions # Embeddings, (n, d); options as given, whose `tau` may be a tensor or a module
@@ -37,13 +45,13 @@ def warmed(
     "A learned temperature becomes a scale of the embeddings."
     tau = o.tau() if isinstance(o.tau, nn.Module) else o.tau
     tau, beta = one_number(tau, 'tau', learned=True), one_number(o.beta, 'beta')
-    if not isinstance(tau, Tensor): return z, LossOptions(**{**vars(o), 'tau': tau, 'beta': beta})
+    if not isinstance(tau, Tensor): return z, _at(o, tau=tau, beta=beta)
     check_embeddings(z, finite=False)
-    there = LossOptions(**{**vars(o), 'tau': float(tau.detach()), 'beta': beta}).check() # refuses what is out of range
+    there = _at(o, tau=float(tau.detach()), beta=beta).check() # refuses what is out of range
     need(not o.tau_plus, 'tau', 'one that is learned', 'a number where negatives are debiased')
     dtype = torch.float64 if there.wide(z, free_look(z)) else result_type(z)
     scaled = z.to(dtype)/tau.to(device=z.device, dtype=dtype).sqrt()
-    return scaled, LossOptions(**{**vars(o), 'tau': 1., 'beta': beta})
+    return scaled, _at(o, tau=1., beta=beta)
 
 # %% ../../nbs/22_temperature.ipynb #bc4693c4
 def shared_tau(
@@ -52,13 +60,13 @@ def shared_tau(
     "`warmed`, for processes that share a batch."
     tau = o.tau() if isinstance(o.tau, nn.Module) else o.tau
     tau, beta = one_number(tau, 'tau', learned=True), one_number(o.beta, 'beta')
-    if not isinstance(tau, Tensor): return z, LossOptions(**{**vars(o), 'tau': tau, 'beta': beta}), None
-    known = LossOptions(**{**vars(o), 'tau': float(tau.detach()), 'beta': beta}).check()
+    if not isinstance(tau, Tensor): return z, _at(o, tau=tau, beta=beta), None
+    known = _at(o, tau=float(tau.detach()), beta=beta).check()
     need(not o.tau_plus, 'tau', 'one that is learned', 'a number where negatives are debiased')
     if isinstance(z, Tensor) and z.is_floating_point():
         dtype = torch.float64 if known.wide(z, False) else result_type(z)
         z = z.to(dtype)/tau.to(device=z.device, dtype=dtype).sqrt()
-    return z, LossOptions(**{**vars(o), 'tau': 1., 'beta': beta}), known.tau
+    return z, _at(o, tau=1., beta=beta), known.tau
 
 # %% ../../nbs/22_temperature.ipynb #c67597e7
 class LearnedTau(nn.Module):
