@@ -33,6 +33,7 @@ def naming(
     try: yield
     except OSError as e: raise OSError(f'{path}: expected room for {what}, got {e}{rest}') from None
 
+# %% ../../nbs/59_checkpoints.ipynb #946e8a9a
 @contextmanager
 def replacing(
     path:str|Path, # The file to be
@@ -68,6 +69,7 @@ def alone(
         undo.remove(free)
         free()
 
+# %% ../../nbs/59_checkpoints.ipynb #28b5422d
 def _free(out, fd):
     "Take the lock away, and a folder in which nothing is."
     if rank_and_size()[0]: return
@@ -108,6 +110,7 @@ def this_machine(
     if array[0]: job = f'{array[0]}_{array[1]}' # as squeue and the names of logs say it
     return dict(host=platform.node(), machine=torch.cuda.get_device_name() if card else cores, job=job)
 
+# %% ../../nbs/59_checkpoints.ipynb #6e2139bb
 def note_machine(
     out:str|Path,       # Folder of a run
     step:int,           # The first step that was recorded here; with 0 the notes begin
@@ -136,6 +139,7 @@ def _pack(x, name, tensors):
     need(plain, name, type(x).__name__, 'tensors, numbers and texts, which a checkpoint can keep', TypeError)
     return x
 
+# %% ../../nbs/59_checkpoints.ipynb #2015cb9b
 def _unpack(x, tensors):
     "The tree again."
     if not isinstance(x, dict): return x

@@ -78,6 +78,7 @@ _labels = ('y', 'label', 'labels', 'target', 'targets')
 def _rows(v): return isinstance(v, (Tensor, np.ndarray)) and v.ndim>1
 def _names(v): return isinstance(v, (list, tuple)) and all(isinstance(s, str) for s in v) # of files
 
+# %% ../../nbs/55_batches.ipynb #e1874f5d
 def _parts(batch, arg='stream') -> tuple[list[Tensor], Any]:
     "Views of the inputs, a list of tensors, and labels or None."
     what = type(batch).__name__
@@ -108,6 +109,7 @@ def _fitting(views, y, data, positives):
     y = torch.arange(n) if positives=='view' else _class_numbers(y, n)
     return views, y.to(like.device, non_blocking=True)
 
+# %% ../../nbs/55_batches.ipynb #a3ecdf88
 def _class_numbers(y, n, arg='stream'):
     "Labels of a loader as (n,) int64."
     rest = " where positives='class'" if arg=='stream' else ', or several views'
@@ -207,11 +209,15 @@ def batches(
     ((128, 64), [16, 16, 16, 16, 16, 16, 16, 16])
     """
     _check_views(data, augment, generator, views, positives, channels_last, stream, share)
+    source = _source(data, batch_size, seed, start, per_class, positives, stream, share)
+    return _in_views(source, augment, generator, views, channels_last)
+
+# %% ../../nbs/55_batches.ipynb #b49d676c
+def _source(data, batch_size, seed, start, per_class, positives, stream, share):
+    "Endless pairs of views and labels."
     if stream is None:
         order = index_batches(data.train_y, batch_size, per_class=per_class, seed=seed, start=start)
         drawn = _ahead(order, data.train_y.device, share)
-        source = (([data.train_x[ix]], data.train_y[ix] if positives=='class' else ix) for ix in drawn)
-    else:
-        read = islice(_again(_loader(stream)), check_count(start, 'start', 0), None)
-        source = (_fitting(*_parts(b), data, positives) for b in read)
-    return _in_views(source, augment, generator, views, channels_last)
+        return (([data.train_x[ix]], data.train_y[ix] if positives=='class' else ix) for ix in drawn)
+    read = islice(_again(_loader(stream)), check_count(start, 'start', 0), None)
+    return (_fitting(*_parts(b), data, positives) for b in read)

@@ -52,6 +52,7 @@ def _check_rowwise(mixing, ghosts, last):
     need(ghosts or not mixing, 'encoder', given, 'a network that treats each row by itself')
     need(not mixing or last>1, 'chunk', 'a last one of one row', 'chunks of two rows or more for batch normalisation')
 
+# %% ../../nbs/54_in_chunks.ipynb #052a2622
 @contextmanager
 def _once(mixing):
     "A second pass that leaves the running statistics as the first one left them."

@@ -50,6 +50,7 @@ def _check(d):
     need(a==b, 'test_x', f'{what} of shape {b}', f'{what} of shape {a}, as in train_x')
     need(ta==tb, 'test_x', f'dtype {tb}', f'{ta}, as in train_x', TypeError)
 
+# %% ../../nbs/50_data.ipynb #906695ae
 def _check_part(part, x, y, C):
     "Check inputs and labels of one part."
     need(isinstance(x, Tensor), part+'_x', type(x).__name__, 'a torch tensor of inputs', TypeError)
@@ -194,6 +195,7 @@ def hold_out(
     x,y = data.train_x,data.train_y
     return replace(data, train_x=x[~out], train_y=y[~out], test_x=x[out], test_y=y[out])
 
+# %% ../../nbs/50_data.ipynb #a2e96a3a
 def take_classes(
     data:Data, # The data set
     k:int      # Classes to keep, 2 <= k <= C

@@ -50,6 +50,7 @@ def cifar10(
     "CIFAR-10."
     return load_torchvision('cifar10', root, download)
 
+# %% ../../nbs/52_datasets.ipynb #93b755c0
 def cifar100(
     root:str|Path='data', # Folder that holds the files
     download:bool=False   # Fetch what is missing
@@ -57,6 +58,7 @@ def cifar100(
     "CIFAR-100."
     return load_torchvision('cifar100', root, download)
 
+# %% ../../nbs/52_datasets.ipynb #c929ac4f
 def stl10(
     root:str|Path='data', # Folder that holds the files
     download:bool=False   # Fetch what is missing
@@ -130,6 +132,7 @@ def _extracted(root, download, sha256):
     safe_extract(path, root)
     return folder
 
+# %% ../../nbs/52_datasets.ipynb #71262237
 def _fetch(url, path, sha256):
     "Download with a bar; the file appears only when complete and right."
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,6 +178,7 @@ def _labelled(load, **settings):
     need(isinstance(d, Data), 'data', type(d).__name__, f'a Data from {load.__name__}', TypeError)
     return d
 
+# %% ../../nbs/52_datasets.ipynb #adf4359d
 def _texts(data, root, **others):
     "Pairs of texts by name; what they have no use for is refused."
     for k,v in others.items(): need(v is None, k, v, f'None with {data}, pairs of texts without classes or images')

@@ -67,10 +67,14 @@ class TextPairs:
         at = {g: k for k,g in enumerate(sorted(set(self.group)))}
         return [at[g] for g,held in zip(self.group, self.test) if held==test]
 
-    def __repr__(self):
-        n, m = len(self.first), sum(self.test)
-        gone = f', {len(self.skipped)} of {self.sources} sources skipped' if self.skipped else ''
-        return f'TextPairs({self.name!r}: {n-m} + {m} pairs, {len(set(self.group))} packages{gone})'
+    def __repr__(self): return _in_a_line(self)
+
+# %% ../../nbs/52_docstrings.ipynb #094e2d85
+def _in_a_line(p):
+    "How a set of pairs is shown."
+    n, m = len(p.first), sum(p.test)
+    gone = f', {len(p.skipped)} of {p.sources} sources skipped' if p.skipped else ''
+    return f'TextPairs({p.name!r}: {n-m} + {m} pairs, {len(set(p.group))} packages{gone})'
 
 # %% ../../nbs/52_docstrings.ipynb #72f382a2
 def held_out(
@@ -90,6 +94,7 @@ def _folders(root):
     lib, *more = (Path(at[k]).resolve() for k in ('stdlib', 'purelib', 'platlib'))
     return [(lib, 'lib/'), *((p, 'site/') for p in dict.fromkeys(more) if p.is_dir())]
 
+# %% ../../nbs/52_docstrings.ipynb #e19a2f88
 def _sources(root):
     "(relative path, path, package) of all sources, sorted."
     found = {}
@@ -124,6 +129,7 @@ def _key(sources, share):
     told = [(f, (s := p.stat()).st_size, s.st_mtime_ns) for f,p,_ in sources]
     return hashlib.sha256(json.dumps([2, share, told]).encode()).hexdigest()[:16]
 
+# %% ../../nbs/52_docstrings.ipynb #0f8b7693
 def _write(pairs, path):
     "Keep a set; the file appears only when complete."
     path.parent.mkdir(parents=True, exist_ok=True)

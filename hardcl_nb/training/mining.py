@@ -73,15 +73,26 @@ def mine_negatives(
     >>> hardcl_nb.mine_negatives(a, a, top=1).index.tolist()
     [[2], [2], [1]]
     """
+    _check_mining(a, b, top, skip, margin, relative, validate)
+    y = None if labels is None else check_labels(labels, len(b), 'labels', a.device)
+    kind = torch.promote_types(a.dtype, torch.float32)
+    score, index = _hardest(a.to(kind), b.to(kind), y, top, skip, margin, relative)
+    return Mined(index.masked_fill(score==-math.inf, -1), score)
+
+# %% ../../nbs/55_mining.ipynb #26f046f5
+def _check_mining(a, b, top, skip, margin, relative, validate):
+    "Refuse towers that do not fit, more answers than there are, and negative margins."
     check_embeddings(a, 'a', finite=validate)
     check_like(b, a, 'b', validate, like='a')
     n, m, k = len(a), len(b), check_count(top, 'top')+check_count(skip, 'skip', 0)
     need(m>=n, 'b', f'{m} rows', f'{n} rows at least, one for each row of a')
     need(k<m, 'top', f'{top} with {skip} skipped', f'fewer than the {m} rows of b')
     for x,arg in ((margin, 'margin'), (relative, 'relative')): x is None or check_number(x, arg, 0)
-    y = None if labels is None else check_labels(labels, m, 'labels', a.device)
-    kind = torch.promote_types(a.dtype, torch.float32)
-    a, b, high = a.to(kind), b.to(kind), max(1, 2**23//m)
+
+# %% ../../nbs/55_mining.ipynb #ea0cae14
+def _hardest(a, b, y, top, skip, margin, relative):
+    "Scores and indices of the hardest answers, strip by strip, (n, top) each."
+    n, m, high = len(a), len(b), max(1, 2**23//len(b))
     room, mask = a.new_empty(min(high, n), m), torch.empty(min(high, n), m, dtype=torch.bool, device=a.device)
     score, index = a.new_empty(n, top), torch.empty(n, top, dtype=torch.long, device=a.device)
     for i in range(0, n, high): # every strip in the same place: a heap that is cut up by small results would grow
@@ -91,5 +102,5 @@ def mine_negatives(
         if limit is not None: s.masked_fill_(torch.gt(s, limit, out=no), -math.inf)
         s[at,i+at] = -math.inf
         if y is not None: s.masked_fill_(torch.eq(y[i:i+len(s),None], y, out=no), -math.inf)
-        score[i:i+len(s)], index[i:i+len(s)] = (x[:,skip:] for x in _top(s, k))
-    return Mined(index.masked_fill(score==-math.inf, -1), score)
+        score[i:i+len(s)], index[i:i+len(s)] = (x[:,skip:] for x in _top(s, top+skip))
+    return score, index

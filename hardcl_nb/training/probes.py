@@ -109,17 +109,22 @@ def _probe_input(z, y, test_z, test_y, held_out):
     need(z.shape[1]==test_z.shape[1], 'test_z', f'{test_z.shape[1]} columns', f'{z.shape[1]} columns, as z has')
     y,ty = check_labels(y, len(z)).cpu().numpy(), check_labels(test_y, len(test_z), 'test_y').cpu().numpy()
     check_number(held_out, 'held_out', 0, .9, strict=True)
+    _check_split(y, ty, held_out)
+    return as_np(z), y, as_np(test_z), ty
+
+# %% ../../nbs/57_probes.ipynb #3f6b079c
+def _check_split(y, test_y, held_out):
+    "Refuse labels that leave a class out on one side of a split."
     classes,counts = np.unique(y, return_counts=True)
     need(len(classes)>1, 'y', '1 class', 'at least 2 classes')
     need(counts.min()>1, 'y', f'one sample of class {classes[counts.argmin()]}', 'at least 2 samples of each class')
-    unseen = np.setdiff1d(ty, classes)
+    unseen = np.setdiff1d(test_y, classes)
     names = f"class {', '.join(map(str, unseen[:10]))}, which no training sample has"
     need(not len(unseen), 'test_y', names, 'classes of y')
     size = math.ceil(held_out*len(y))
     room = f'a share with a place for each of the {len(classes)} classes on both sides'
     fits = len(classes)<=size<=len(y)-len(classes)
     need(fits, 'held_out', f'{held_out:g}, which is {size} of {len(y)} samples', room)
-    return as_np(z), y, as_np(test_z), ty
 
 # %% ../../nbs/57_probes.ipynb #c3b306c9
 @torch.no_grad()

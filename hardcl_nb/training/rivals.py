@@ -59,6 +59,7 @@ def mislabel(
     y[ix] = (y[ix]+torch.randint(1, C, (k,), generator=g))%C
     return replace(data, train_y=y.to(data.train_y.device))
 
+# %% ../../nbs/57_rivals.ipynb #18d35e0a
 def fewer(
     data:Data,    # A data set
     per_class:int # Training samples of each class that stay, the first ones
@@ -85,6 +86,7 @@ def split_classes(
         return replace(data, num_classes=high-low, classes=data.classes[low:high], **x, **y)
     return part(0, seen), part(seen, data.num_classes)
 
+# %% ../../nbs/57_rivals.ipynb #b2c6cc82
 def unseen(
     encoder:nn.Module, # Trained on the first 80 classes of `latent_hard`
     cfg:Any=None       # Settings of its run; not needed
@@ -131,6 +133,7 @@ def coarser(
     names = tuple(superclasses)
     return replace(data, train_y=level[data.train_y], test_y=level[data.test_y], num_classes=len(names), classes=names)
 
+# %% ../../nbs/57_rivals.ipynb #d7bf55e1
 def quartered(
     data:Data # Images of uint8, of even height and width
 ) -> Data: # Half as high, half as wide

@@ -106,9 +106,14 @@ def file_batches(
     y, check = torch.tensor(data.labels), check_count(workers, 'workers', 0)
     order = index_batches(y, batch_size, per_class=per_class, seed=seed, start=start)
     lists = ((share(ix) if share else ix).tolist() for ix in order)
-    how:dict[str, Any] = dict(batch_sampler=lists, num_workers=check, pin_memory=torch.cuda.is_available())
-    loader = DataLoader(_Files(data.files, data.labels, data.size), generator=torch.Generator(), **how)
-    return _in_words(loader) # its own generator: the global one is left alone
+    return _in_words(_reader(data, lists, check))
+
+# %% ../../nbs/55_streams.ipynb #8c90426e
+def _reader(data, lists, workers):
+    "A loader of the images that some lists of indices name."
+    files, pin = _Files(data.files, data.labels, data.size), torch.cuda.is_available()
+    own = torch.Generator() # the global one is left alone
+    return DataLoader(files, batch_sampler=lists, num_workers=workers, pin_memory=pin, generator=own)
 
 def _in_words(loader):
     "Its batches; what a worker process found wrong is said without its traceback."

@@ -38,6 +38,7 @@ class Vocabulary:
         known = self._at.get(word)
         return len(self.words)+zlib.crc32(word.encode())%self.shared if known is None else known
 
+# %% ../../nbs/54_texts.ipynb #fbd9ecd7
 def make_vocabulary(
     texts:Iterable[str], # What to take words from
     size:int=20_000,     # Words with a row of their own, at most
@@ -56,11 +57,7 @@ class Bags:
         texts:Sequence[str],   # n texts, each with a word at least
         vocabulary:Vocabulary  # Its rows
     ):
-        sets = [sorted({vocabulary.row(w) for w in split_words(t)}) for t in texts]
-        bare = [k for k,s in enumerate(sets) if not s]
-        need(len(sets)>0, 'texts', 'none', 'at least one text')
-        first = f'{len(bare)} without any, the first at {bare[0] if bare else 0}'
-        need(not bare, 'texts', first, 'a word of A to Z or 0 to 9 in each')
+        sets = _word_sets(texts, vocabulary)
         self.size = torch.tensor([len(s) for s in sets])
         self.start, self.rows = self.size.cumsum(0)-self.size, torch.tensor([r for s in sets for r in s])
     def __len__(self): return len(self.size)
@@ -70,6 +67,16 @@ class Bags:
         size = self.size[index]
         begin = size.cumsum(0)-size
         return self.rows[(self.start[index]-begin).repeat_interleave(size)+torch.arange(int(size.sum()))], begin
+
+# %% ../../nbs/54_texts.ipynb #0184786d
+def _word_sets(texts, vocabulary):
+    "The rows of the words of each text, sorted."
+    sets = [sorted({vocabulary.row(w) for w in split_words(t)}) for t in texts]
+    bare = [k for k,s in enumerate(sets) if not s]
+    need(len(sets)>0, 'texts', 'none', 'at least one text')
+    first = f'{len(bare)} without any, the first at {bare[0] if bare else 0}'
+    need(not bare, 'texts', first, 'a word of A to Z or 0 to 9 in each')
+    return sets
 
 # %% ../../nbs/54_texts.ipynb #6787376d
 class WordEncoder(nn.Module):
