@@ -32,7 +32,7 @@ def configs(
     **changes:Any           # Settings that differ, such as `epochs` or `steps` in a quick try
 ) -> list[Any]: # One `RunConfig`, or other kind of settings, for each run and seed
     "The settings of all runs of an experiment."
-    import_module('hardcl_nb.training.rivals') # registers the worlds and losses of the questions
+    for name in ('rivals', 'topics'): import_module(f'hardcl_nb.training.{name}') # worlds and losses of the questions
     kind, n = find(experiment.kind), experiment.seeds if seeds is None else seeds
     known = [f.name for f in fields(kind)]
     for k in changes: need(k in known, k, repr(changes[k]), f'a setting of {experiment.name}: {", ".join(known)}')

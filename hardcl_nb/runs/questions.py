@@ -184,3 +184,59 @@ declare('hardenings', 'Is it the shape of a hardening that counts, or how many n
     'the power, the threshold and the top fraction agree in accuracy within 3 points.',
     [dict(data='latent_hard', **_shared, method='hscl', hardening=h, beta=b) for h,b in (('exp', 5.), ('power', 6.9),
     ('threshold', 1.53), ('top', 3.31))])
+
+# %% ../../nbs/68_questions.ipynb #more0002
+_drift = [('hucl', b) for b in (2., 4., 10., 30.)]
+declare('hucl_drawn', 'Do drawn negatives, or the anchor among its own, change where HUCL ends?',
+    'Weights held fixed drift past r* with drawn negatives as with exact ones: at beta = 2 and 4 the radius about the '
+    'centre ends above .97 and zero-sum below .03 at k = 16, 64 and 512. At beta = 10 and 30 radius and zero-sum agree '
+    'with exact weights within .05 at k = 512 and within .1 at k = 16. The anchor among its own negatives: at beta = 2 '
+    'the same radius within .01; at beta = 30 a slower start, and a larger zero-sum in every seed. Without it zero-sum '
+    'is above .5 at 30 all the same, so it is not the whole of the published defect.',
+    [*settings_of(data='digits', k=[16, 64, 512], method__beta=_drift, steps=900, eval_every=100),
+    dict(data='digits', method='hucl', beta=30., steps=900, eval_every=100),
+    *settings_of(data='digits', method='hucl_own', beta=[2., 4., 10., 30.], steps=900, eval_every=100)], seeds=3)
+
+# %% ../../nbs/68_questions.ipynb #more0004
+_worlds = [('digits', 3), ('digits', 5), ('digits', 10), ('latent100', 20), ('latent100', 40)]
+declare('hucl_phase', 'At how many classes, and from which hardness on, does HUCL shrink its ETF?',
+    'With attached weights the radius of the class means about their centre is hucl_radius(C, beta, per_class=256/C) '
+    'within .03 for 3, 5, 10, 20 and 40 classes and beta = .5, 1, 2 and 4, so that it is 1 up to the critical hardness '
+    'and below 1 beyond; at beta = 8 within .05.',
+    settings_of(data__classes=_worlds, method='hucl', beta=[.5, 1., 2., 4., 8.], attached=True, steps=600,
+        eval_every=100), seeds=2)
+
+# %% ../../nbs/68_questions.ipynb #more0006
+_steps = (0., 2., 5., 10., 20., 40.)
+_grid = dict(data='latent_hard', steps=200, eval_every=200)
+def _rows(method): return [(('scl', 'ucl')[method=='hucl'] if b==0 else method, b) for b in _steps]
+
+declare('how_hard', 'Which hardness is best, by classes, batch, temperature, with labels and without; is there a rule?',
+    'At tau = 1 and 100 classes the best of six hardnesses is 10 or more at every batch size, and beta = 5 beats SCL '
+    'by at least .1; with 10 classes the best gains at most .03 over SCL. The gain grows with the number of classes. '
+    'Batch size moves the best hardness by at most one place of the six. At tau = .3 the best hardness is not above '
+    'that at tau = 1. Without labels: the best at 100 classes is at most 10, and 40 is below 0 with 10 classes. '
+    'Rising from 0 to 40 is at least as good as 40 throughout, falling to 0 is worse. The rule kappa = a + b log C, '
+    'fitted on 10 and 100 classes, batch 200, loses less on all other settings than beta = 5; but 20 throughout is as '
+    'good within .005.',
+    [*settings_of(**_grid, classes=[10, 30, 100], batch_size=[64, 200, 800], tau=[1., .3], method__beta=_rows('hscl')),
+    *settings_of(**_grid, classes=[10, 30, 100], batch_size=200, method__beta=_rows('hucl')),
+    *settings_of(**_grid, classes=100, batch_size=200, method='hscl', beta=40., beta_schedule=['rise', 'cosine'])],
+    seeds=2)
+
+# %% ../../nbs/68_questions.ipynb #more0008
+declare('topics', 'Text in classes: what does a head learn from a bag of words, with easy and with hard negatives?',
+    'Test accuracy by the nearest centre: cross-entropy best, then beta = 30, beta = 5, SCL, with at least .05 between '
+    'beta = 5 and SCL. Beta = 5 is above the ten nearest neighbours of the words themselves. Effective rank of the '
+    'class means: SCL below beta = 5 below beta = 30. SupCon at tau = .1 is within .03 of beta = 5.',
+    [*settings_of(data='topics', method__beta=[('scl', 0.), ('hscl', 5.), ('hscl', 30.)], steps=300, eval_every=100),
+    dict(data='topics', method='supcon', tau=.1, steps=300, eval_every=100),
+    dict(data='topics', method='xent', dim=100, norm='none', steps=300, eval_every=100)], seeds=5,
+    judge='hardcl_nb.training.topics:beside_words')
+
+declare('decay100', 'Does weight decay stand in for normalisation where classes are many?',
+    'On 100 latent classes as on the digits: with decay equal-inner is lower than with neither, in every seed for SCL '
+    'and beta = 5, and no run reaches Neural Collapse. Hardness does not repair it: at beta = 5 the effective rank is '
+    'at least 5 below that in the ball.',
+    settings_of(data='latent100', norm='none', weight_decay=1e-2,
+        method__beta=[('scl', 0.), ('hscl', 5.), ('hscl', 30.)]), seeds=5)

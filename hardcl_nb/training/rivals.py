@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['superclasses', 'veiled_world', 'mislabel', 'fewer', 'split_classes', 'unseen', 'coarser', 'quartered', 'levels',
-           'smoothed_cross_entropy', 'triplet_loss', 'bare_mlp']
+           'smoothed_cross_entropy', 'triplet_loss', 'own_negative_loss', 'bare_mlp']
 
 # %% ../../nbs/57_rivals.ipynb #381f51c6
 from collections.abc import Sequence
@@ -213,6 +213,26 @@ def triplet_loss(
     return general_loss(z, y, psi=Triplet(margin), validate=validate)
 
 methods.add('triplet', triplet_loss, label='triplet')
+
+# %% ../../nbs/57_rivals.ipynb #own00002
+def own_negative_loss(
+    z:Tensor,           # Embeddings, (n, d)
+    y:Tensor,           # Labels, (n,): positives are the others of the anchor's class
+    beta:float=5.,      # Hardness, >= 0
+    detach:bool=True,   # Hold the weights fixed in the gradient?
+    validate:bool=True  # Look at the values too?
+) -> Tensor: # The loss, a scalar
+    "HUCL with each anchor among its own negatives, in plain lines (code of Jiang et al. 2023, arXiv 2311.05139)."
+    z, y = check_embeddings(z, finite=validate), check_labels(y, len(z), device=z.device)
+    s = z@z.T
+    w = torch.softmax(check_number(beta, 'beta', 0)*s, 1)
+    negative = ((w.detach() if detach else w)*s.exp()).sum(1, keepdim=True)
+    same = (y[:,None]==y).fill_diagonal_(False)
+    need(bool(same.any()), 'y', 'labels that all differ', 'a positive pair at least')
+    price = ((torch.log1p(negative*(-s).exp())*same).sum(1)/same.sum(1))[same.any(1)]
+    return price.mean()
+
+methods.add('hucl_own', own_negative_loss, label='HUCL, own negative', supervised=False, hard=True)
 
 # %% ../../nbs/57_rivals.ipynb #d93a901f
 def bare_mlp(
