@@ -55,6 +55,7 @@ def _loaded(cfg, device):
     if cfg.val>0: return hold_out(full, cfg.val), full
     return _unjudged(full), full
 
+# %% ../../nbs/61_build.ipynb #be2732d8
 def _streamed(cfg):
     "A sample in memory, and files."
     folder = cfg.data not in datasets and Path(cfg.data).is_dir()
@@ -95,6 +96,7 @@ def build_encoder(
     if cfg.init=='nc' and fresh: near_nc(enc, data.train_x, data.train_y, data.num_classes, seed=cfg.seed)
     return enc
 
+# %% ../../nbs/61_build.ipynb #4181e3d0
 def build_optimiser(
     cfg:RunConfig,     # Settings
     encoder:nn.Module  # Whose parameters are trained
@@ -119,6 +121,7 @@ def build_generators(
     made = {k: torch.Generator(data.train_x.device).manual_seed((cfg.seed*size+rank)*2+i) for i,k in enumerate(wanted)}
     return {k: g for k,g in made.items() if wanted[k]}
 
+# %% ../../nbs/61_build.ipynb #d119e246
 def build_batches(
     cfg:RunConfig,  # Settings
     data:Data,      # The training data, on the device
@@ -151,6 +154,7 @@ def build_losses(
     how = dict(beta=beta, supervised=facts.supervised, validate=False, **loss_options(cfg))
     return partial(distributed_loss, **how), exact
 
+# %% ../../nbs/61_build.ipynb #56d73d59
 def build_bound(
     cfg:RunConfig, # Settings
     data:Data      # The training data
@@ -192,6 +196,7 @@ def _options(cfg):
     lr = schedule(cfg.lr_schedule, cfg.steps, cfg.warmup)
     return dict(steps=cfg.steps, every=cfg.eval_every, lr=lr, beta=beta, clip=cfg.clip, amp=cfg.amp)
 
+# %% ../../nbs/61_build.ipynb #ca31fbeb
 def _model(cfg, encoder):
     "What a step calls in place of the encoder: across processes, compiled, and in chunks."
     model, device = encoder, next(encoder.parameters()).device

@@ -24,8 +24,8 @@ def one_line_errors(
 ):
     "Turn errors of the call into one line on stderr and an exit code."
     with warnings.catch_warnings():
-        def shown(message, category, *args, **kwargs):
-            if not issubclass(category, DeprecationWarning): _say(f'{prog}: warning: {message}') # those are for programmers
+        def shown(message, category, *args, **kwargs): # what is deprecated is for programmers
+            if not issubclass(category, DeprecationWarning): _say(f'{prog}: warning: {message}')
         warnings.showwarning = shown
         try: yield
         except KeyboardInterrupt as e:
@@ -34,6 +34,7 @@ def one_line_errors(
             if isinstance(e, RuntimeError) and not any(w in str(e) for w in ('memory', 'allocate')): raise # ours
             _stop(f"{prog}: error: {' '.join(str(e).split())}", 1 if isinstance(e, FloatingPointError) else 2)
 
+# %% ../../nbs/65_cli.ipynb #7701fe82
 def _say(line):
     "A line on stderr, from the first process only."
     if os.environ.get('RANK', '0')=='0': print(line, file=sys.stderr, flush=True)
@@ -79,8 +80,7 @@ def _option(f, text, lists):
         str_from_instance=lambda v: [str(default)])
     off = f'(off: --no-{f.name})' if f.name in kinds else ''
     hint = off if kind is bool else '' if default in (None, '') else f'(default: {default})'
-    shown = arg(help=text, help_behavior_hint=hint)
-    return f.name, Annotated[object, spec, shown], field(default=_unsaid)
+    return f.name, Annotated[object, spec, arg(help=text, help_behavior_hint=hint)], field(default=_unsaid)
 
 # %% ../../nbs/65_cli.ipynb #7d571fb8
 def _comments(part):
@@ -93,6 +93,7 @@ def _comments(part):
         from fastcore.docments import docments
         return docments(part)
 
+# %% ../../nbs/65_cli.ipynb #09ca6d44
 def _group(part, lists, skip):
     "A dataclass of options."
     docs = _comments(part)
@@ -195,12 +196,10 @@ class Progress:
         elif text: _say(f'{self.name}: {self.unit} {n} of {total}, {text}{self._left(n)}')
 
     def _left(self, n):
-        if not self.first<n<self.total: return ''
-        each = (time.perf_counter()-self.clock)/(n-self.first)
-        return f', {self.bar.format_interval(each*(self.total-n))} left'
+        each = (time.perf_counter()-self.clock)/max(1, n-self.first)
+        return f', {self.bar.format_interval(each*(self.total-n))} left' if self.first<n<self.total else ''
 
-    def close(self) -> None:
-        if self.bar is not None: self.bar.close()
+    def close(self) -> None: self.bar is None or self.bar.close()
 
 # %% ../../nbs/65_cli.ipynb #430f0ba2
 def _facts(rec):
@@ -209,6 +208,7 @@ def _facts(rec):
     if rec['empty']: text['empty'] = f"{rec['empty']} batches"
     return {k: v for k,v in text.items() if not v.startswith('nan')}
 
+# %% ../../nbs/65_cli.ipynb #513f3c92
 def _train(cfg, how):
     "One run with its progress, and its summary from the first process."
     from hardcl_nb.runs.checkpoints import note_machine
@@ -223,8 +223,7 @@ def _train(cfg, how):
     try: rows = run(cfg, how.out, on_record=on_record, on_step=show, **places)
     finally: show.close()
     if os.environ.get('RANK', '0')!='0': return
-    print(text_table(rows[-1:]))
-    print(f'metrics in {how.out}/metrics.csv')
+    print(text_table(rows[-1:]), f'metrics in {how.out}/metrics.csv', sep='\n')
 
 # %% ../../nbs/65_cli.ipynb #c56c63a1
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ def registered_modules() -> list[str]: # Their names
     if lost: warnings.warn(f'workers: {lost} of the main program cannot be found by workers; put it into a module')
     return sorted({m for _,m in every}-{'__main__'})
 
+# %% ../../nbs/66_cluster.ipynb #d3d29046
 @dataclass(frozen=True)
 class RunJob:
     "One run, to be made anywhere: call it."
@@ -47,6 +48,7 @@ class RunJob:
     def __call__(self) -> str: return _make(self)
     def checkpoint(self) -> Any: return _again(self)
 
+# %% ../../nbs/66_cluster.ipynb #cbcf9af8
 def finished(
     job:RunJob # A run
 ) -> bool: # Is it finished, with the same settings?
@@ -57,6 +59,7 @@ def finished(
     was, counted = {**asdict(RunConfig()), **got[0]}, job.settings['epochs'] is None # else steps follow from epochs
     return all(was[k]==v for k,v in job.settings.items() if k not in places and (counted or k!='steps'))
 
+# %% ../../nbs/66_cluster.ipynb #4dab8970
 def fits(
     job:RunJob # A run
 ) -> None:
@@ -90,6 +93,7 @@ def _make(job):
         raise
     return Path(job.out).name
 
+# %% ../../nbs/66_cluster.ipynb #0064be92
 def _listen(notice):
     "Remember a queue's notice instead of answering at once; what answered before, if a queue started us."
     if 'SUBMITIT_FOLDER' not in os.environ: return None
@@ -97,6 +101,7 @@ def _listen(notice):
     signal.signal(signal.SIGUSR2, lambda *a: None if notice else notice.append(a))
     return before
 
+# %% ../../nbs/66_cluster.ipynb #d81d02c9
 def _again(job):
     "What the queue starts next time: the same, going on."
     from dataclasses import replace
@@ -116,6 +121,7 @@ class MachineOptions:
     memory:int|None=None      # Slurm: memory of a job in GB
     def __post_init__(self): _check(self)
 
+# %% ../../nbs/66_cluster.ipynb #2fb274b1
 def _check(o):
     "Refuse options that cannot work."
     check_types(o)
@@ -125,6 +131,7 @@ def _check(o):
     said = [k for k,v in dict(partition=o.partition, account=o.account, gpus=o.gpus, memory=o.memory).items() if v]
     need(o.launcher!='pool' or not said, 'launcher', f"pool with {', '.join(said)}", 'slurm, which these are for')
 
+# %% ../../nbs/66_cluster.ipynb #61c62e26
 def _executor(o, folder, most):
     "submitit's, with the options of a job."
     try: import submitit # type: ignore[import-not-found]
@@ -162,12 +169,9 @@ def submit(
             for j in queued:
                 if not j.done(): j.cancel(check=False)
             raise
-    failed = [(job, j) for job,j in zip(jobs, queued) if _failed(j)]
-    for job,j in failed[:1]:
-        name, some = Path(job.out).name, f'{len(failed)} of {len(jobs)} jobs that failed'
-        log = j.paths.stderr
-        need(False, 'launcher', f'{some}, the first {name}: see {log}', 'runs that end', ChildProcessError)
+    _check_ends(jobs, queued)
 
+# %% ../../nbs/66_cluster.ipynb #14e31150
 def _queued(executor, jobs, launcher):
     "Jobs, handed to the queue."
     from submitit.core.utils import FailedJobError # type: ignore[import-not-found]
@@ -179,6 +183,7 @@ def _queued(executor, jobs, launcher):
     if launcher=='slurm': _look(queued)
     return queued
 
+# %% ../../nbs/66_cluster.ipynb #cdc4ca0e
 def _look(queued):
     "Ask the queue itself which jobs are over: sacct needs accounting, which small clusters do not have."
     from submitit.slurm.slurm import SlurmInfoWatcher # type: ignore[import-not-found]
@@ -192,6 +197,7 @@ def _look(queued):
         j.watcher = watcher
         watcher.register_job(j.job_id)
 
+# %% ../../nbs/66_cluster.ipynb #636b3797
 def _wait(queued, show, wait):
     "Until all are done."
     done = -1
@@ -200,6 +206,14 @@ def _wait(queued, show, wait):
         if show and now!=max(done, 0): show(now, len(queued))
         done = now
         if done<len(queued): time.sleep(wait)
+
+def _check_ends(jobs, queued):
+    "Tell the first job that failed, with its log."
+    failed = [(job, j) for job,j in zip(jobs, queued) if _failed(j)]
+    for job,j in failed[:1]:
+        name, some = Path(job.out).name, f'{len(failed)} of {len(jobs)} jobs that failed'
+        log = j.paths.stderr
+        need(False, 'launcher', f'{some}, the first {name}: see {log}', 'runs that end', ChildProcessError)
 
 def _failed(j):
     "Did it end without a result?"

@@ -35,6 +35,7 @@ def run_folders(
         'data sets with different names and numbers that differ in six digits')
     return made
 
+# %% ../../nbs/66_compare.ipynb #61180920
 def _what(s): return tuple(None if k=='steps' and s['epochs'] else s[k] for k in kinds if k not in places)
 
 def _stored(folder):
@@ -54,6 +55,7 @@ def _no_main():
     try: yield
     finally: sys.modules['__main__'] = main
 
+# %% ../../nbs/66_compare.ipynb #f32ae148
 def _recorded(out):
     "The last record of a run that is going on, and its steps; None for other folders."
     from hardcl_nb.runs.storage import read_csv, stored
@@ -151,6 +153,7 @@ class CompareLists:
     seeds:tuple[int, ...] = (0,)                           # Seeds; with several, means and spreads are shown
     def __post_init__(self): check_types(self)
 
+# %% ../../nbs/66_compare.ipynb #2d4c7cbe
 @dataclass(frozen=True)
 class CompareOptions:
     "Comparison"

@@ -47,6 +47,7 @@ class LossSettings:
     k:int|None=None              # Negatives drawn per positive pair; all of the batch, exactly, if not given
     positives:str='class'        # Samples of the anchor's class, or the other of two views of its image, label-free
 
+# %% ../../nbs/60_config.ipynb #5d20ad80
 @dataclass(frozen=True)
 class EncoderSettings:
     "Encoder"
@@ -69,6 +70,7 @@ class OptimiserSettings:
     weight_decay:float=0.        # Weight decay
     clip:float|None=None         # Largest norm of the gradient; any if not given
 
+# %% ../../nbs/60_config.ipynb #2de7a3f3
 @dataclass(frozen=True)
 class MachineSettings:
     "Machine"
@@ -192,12 +194,14 @@ def _check(cfg):
     _check_stream(cfg)
     make_loss(cfg.method, cfg.beta, k=cfg.k, hardening=cfg.hardening, **loss_options(cfg))
 
+# %% ../../nbs/60_config.ipynb #39b9e074
 def loss_options(
     cfg:RunConfig # Settings
 ) -> dict: # For `make_loss`
     "The options of the loss."
     return dict(tau=cfg.tau, alpha=cfg.alpha, detach=not cfg.attached, raw=cfg.raw)
 
+# %% ../../nbs/60_config.ipynb #f888ea7e
 def _check_stream(cfg):
     "Refuse a stream of images of any size; whether there is a folder shows when it is read."
     if not cfg.stream: return need(cfg.workers==0, 'workers', cfg.workers, '0 without stream')

@@ -38,6 +38,7 @@ def _lost(f):
     n, looks = f.a.num_samples, (f.there, f.back)
     return all(s.recall_1<=chance(n, s.queries, 1) and s.recall_10<=chance(n, s.queries, 10) for s in looks)
 
+# %% ../../nbs/68_counterparts.ipynb #5cdd3319
 def pair_verdict(
     f:MatchedFindings # What was measured
 ) -> str: # One sentence
@@ -57,6 +58,7 @@ def pair_advice(
     rules = ((_on_order, 'matched'), (_on_rows, 'matched'), (_on_cones, 'matched'), (_on_sides, 'dimensional'))
     return tuple(Advice(what, why, f'{course}/{page}.html') for rule,page in rules for what,why in rule(f))
 
+# %% ../../nbs/68_counterparts.ipynb #5f06ef59
 def _on_order(f):
     "Advice where nothing is found."
     if not _lost(f): return
@@ -66,6 +68,7 @@ def _on_order(f):
     one = len(steps)<=2 and len(f.there.hardest)>2
     if one: yield 'The nearest rows all lie one fixed step away.', f'{sorted(steps)}'
 
+# %% ../../nbs/68_counterparts.ipynb #ee8a39a1
 def _on_rows(f):
     "Advice on rows that are wrong by themselves."
     for name,z in (('a', f.a), ('b', f.b)):
@@ -213,6 +216,7 @@ def check_out(
     need(overwrite or not there, 'out', out, 'a folder without a diagnosis, or overwrite')
     return out
 
+# %% ../../nbs/68_counterparts.ipynb #4a12c569
 def write_files(
     out:Path,            # A folder; made if missing
     html:str, text:str,  # The page, and lines for a terminal

@@ -74,6 +74,7 @@ def _lines(f):
         out |= {k: getattr(rep, k) for k in _of_report}
     return [(k, num(v)) for k,v in out.items()]
 
+# %% ../../nbs/68_diagnose.ipynb #ec9e6151
 def _pairs(f):
     "A head and rows of text for each list of pairs that is not empty."
     def row(p): return ' / '.join(str(f.names.get(c, c)) for c in p[:2]), f'{p.cosine:.3f}', f'{p.confused:.3f}'
@@ -90,6 +91,7 @@ def text_report(
     for head,rows in _pairs(dx): lines += ['', *(f'{a:20} {b:>6}  {c:>8}' for a,b,c in [head, *rows])]
     return '\n'.join([*lines, *(['', 'advice', *_tips(dx)] if dx.advice else [])])
 
+# %% ../../nbs/68_diagnose.ipynb #5e920a56
 def _tips(dx): return [f'- {a.what} ({a.why})' for a in dx.advice]
 
 def _rows(dxs):
@@ -97,6 +99,7 @@ def _rows(dxs):
     each = [dict(_lines(f)) for f in dxs.values()]
     return [(k, *(e.get(k, '–') for e in each)) for k in dict.fromkeys(k for e in each for k in e)]
 
+# %% ../../nbs/68_diagnose.ipynb #6277bd40
 def _side_by_side(dxs):
     "Verdict and advice of each, and a table, in blocks that fit the terminal."
     lines = [l for name,d in dxs.items() for l in (f'{name}: {d.verdict}', *_tips(d), '')]
@@ -118,6 +121,7 @@ def _tables(dxs):
     pairs = ''.join(_named(n)+html_table(*p) for n,f in dxs.items() for p in _pairs(f))
     return html_table(['', *dxs, 'what it means', 'range'], rows)+pairs
 
+# %% ../../nbs/68_diagnose.ipynb #2f656bbf
 def _named(name): return f'<h3>{escape(name)}</h3>' if name else ''
 
 def _figures(f):
@@ -149,6 +153,7 @@ def html_report(
     todo = f'<h2>What could be done</h2>{todo}' if todo else ''
     return html_page(title, f'{said}{todo}<h2>Pictures</h2>{seen}<h2>Numbers</h2>{_tables(dxs)}<p>{escape(foot)}</p>')
 
+# %% ../../nbs/68_diagnose.ipynb #71eb5102
 def _todo(f):
     "Advice as a list, each with its evidence and a link."
     def tip(a): return f'{escape(a.what)} <small>({escape(a.why)}; <a href="{a.see}">see the page</a>)</small>'
@@ -184,12 +189,14 @@ class DiagnoseOptions:
     pairs:bool=False      # Row i of FILE belongs to row i of a second FILE (or of --key A,B in one): are they found?
     def __post_init__(self): check_types(self)
 
+# %% ../../nbs/68_diagnose.ipynb #2a8c2cfa
 def _words(args):
     "The words of a command line without the files, and the files."
     takes = [w.startswith('--') and '=' not in w and not w.endswith(('overwrite', 'pairs')) for w in args]
     bare = [not w.startswith('-') and not value for value,w in zip([False, *takes], args)]
     return [w for w,b in zip(args, bare) if not b], [w for w,b in zip(args, bare) if b]
 
+# %% ../../nbs/68_diagnose.ipynb #c2fcaea4
 def _diagnosed(files, how):
     "The diagnosis of each file, by its name; errors say which file."
     from hardcl_nb.runs.embeddings import read_embeddings
@@ -218,6 +225,7 @@ def _of_pairs(files, how):
     title, text = f'Diagnosis of the pairs {" and ".join(sides)}', pair_text(dx, sides)
     return text if how.out is None else f'{text}\n\nreport in {write_pairs(dx, how.out, title, sides, how.overwrite)}'
 
+# %% ../../nbs/68_diagnose.ipynb #b3a2d6c9
 def hardcl_diagnose(
     args:Sequence[str]|None=None # Words of the command line; those of the shell if None
 ) -> None:

@@ -26,6 +26,7 @@ class Embeddings:
     y:Tensor|None=None   # Labels, (n,), int64
     names:dict[int, str] = field(default_factory=dict) # Label -> name, where the labels were names
 
+# %% ../../nbs/67_embeddings.ipynb #e033ce3c
 def read_embeddings(
     path:str|Path,        # A file of arrays, tensors or a table
     key:str|None=None,    # Name of the embeddings in it; by `z_keys` if None
@@ -88,6 +89,7 @@ def _choose(found, key, mine, path):
     need(name is not None, 'file', f'{path.name} with {_listing(found)}', want)
     return found[name], f'embeddings {name!r}' if name else 'embeddings'
 
+# %% ../../nbs/67_embeddings.ipynb #a1117295
 def _side_by_side(found, key, mine):
     "The columns of numbers as one matrix: those that begin with `key`, or all that are no labels and no index."
     def fits(k, v):
@@ -108,6 +110,7 @@ def _floats(v, arg):
     need(v.is_floating_point(), arg, f'dtype {v.dtype}', want)
     return v.detach()
 
+# %% ../../nbs/67_embeddings.ipynb #fe2a1bdc
 def _check_dense(v, arg):
     "Refuse tensors of other layouts, and those that repeat themselves."
     odd = v.is_nested or v.layout!=torch.strided or v.device.type!='cpu'
@@ -143,6 +146,7 @@ def _labels(v):
     y = int_labels(_whole(v), 'labels').detach().long()
     return (y[:,0] if y.ndim==2 and y.shape[1]==1 else y), names
 
+# %% ../../nbs/67_embeddings.ipynb #c1711516
 def _numbered(v):
     "Names by their place in the alphabet, and what each number means; numbers in writing are numbers."
     v = np.char.decode(v, 'utf-8') if v.dtype.kind=='S' else v.astype(str)
@@ -183,6 +187,7 @@ def read_pair(
     one,two = (read_embeddings(p, k, 'none').z for p,k in zip(paths, keys))
     return one, two, (str(names[0]), str(names[1]))
 
+# %% ../../nbs/67_embeddings.ipynb #a0d329be
 def _two_matrices(path, key):
     "The names of the only two matrices of floats in a file."
     need(key is None, 'key', repr(key), 'two names with a comma between them, where one file holds both sides')

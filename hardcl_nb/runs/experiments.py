@@ -38,6 +38,7 @@ def configs(
     for k in changes: need(k in known, k, repr(changes[k]), f'a setting of {experiment.name}: {", ".join(known)}')
     return [kind(**{**r, **changes, 'seed': s}) for s in range(n) for r in experiment.runs]
 
+# %% ../../nbs/69_experiments.ipynb #f7e4915f
 def digest_of(
     cfgs:Sequence[Any] # Settings of runs
 ) -> str: # 64 hexadecimal digits
@@ -56,6 +57,7 @@ def _digits(v):
     "A number with six digits; None where there is none."
     return float(f'{v:.6g}') if isinstance(v, (int, float)) and math.isfinite(v) else None
 
+# %% ../../nbs/69_experiments.ipynb #83df8bbf
 def _summary(cfg, folder, names, judge=''):
     "One run: what tells it apart, final numbers, thinned curves, final spectrum."
     from hardcl_nb.runs.folder import load_run
@@ -84,20 +86,23 @@ def run_experiment(
 ) -> dict: # The results
     "Make the runs of an experiment, or go on with them, and sum them up."
     import torch
-    from hardcl_nb.runs.checkpoints import this_machine
     cfgs, t = configs(experiment, seeds, **changes), time.perf_counter()
     vary = [k for k in asdict(cfgs[0]) if k not in places and len({str(getattr(c, k)) for c in cfgs})>1]
-    how = workers, progress, machines
-    if isinstance(cfgs[0], RunConfig): runs, machine = _train_all(experiment, cfgs, out, vary, *how)
-    else:
-        named = {digest_of([c])[:16]: c for c in cfgs}
-        runs, machine = kept_results(named, out, [*dict.fromkeys([*vary, 'seed'])], progress), this_machine()['machine']
+    runs, machine = _made(experiment, cfgs, out, vary, workers, progress, machines)
     changed = {k: v for k,v in changes.items() if k not in (*places, 'data')} # data count by their name
     about = dict(experiment=experiment.name, digest=digest_of(cfgs), seeds=seeds or experiment.seeds, changes=changed,
         machine=machine, torch=torch.__version__, python=platform.python_version(),
         seconds=round(time.perf_counter()-t, 1))
     if store is not None: _write(Path(store), about, runs)
     return dict(**about, runs=runs)
+
+# %% ../../nbs/69_experiments.ipynb #7894f819
+def _made(experiment, cfgs, out, vary, workers, progress, machines):
+    "The runs, summed up, and what made them."
+    from hardcl_nb.runs.checkpoints import this_machine
+    if isinstance(cfgs[0], RunConfig): return _train_all(experiment, cfgs, out, vary, workers, progress, machines)
+    named = {digest_of([c])[:16]: c for c in cfgs}
+    return kept_results(named, out, [*dict.fromkeys([*vary, 'seed'])], progress), this_machine()['machine']
 
 def _train_all(experiment, cfgs, out, vary, workers, progress, machines):
     "The runs of `hardcl_train`, summed up, and the machines that made them."
@@ -106,6 +111,7 @@ def _train_all(experiment, cfgs, out, vary, workers, progress, machines):
     runs = [_summary(c, p, names, experiment.judge) for c,p in where.items()]
     return runs, machines_of([*where.values()]) or 'not noted'
 
+# %% ../../nbs/69_experiments.ipynb #7900d846
 def _write(path, about, runs):
     "One run a line, so that a change can be read."
     lines = ',\n'.join(map(json.dumps, runs))
@@ -129,6 +135,7 @@ def load_results(
     need(got['digest']==now, 'experiment', f'{path}, made with other settings', f'results of {exp.name} as it stands')
     return got
 
+# %% ../../nbs/69_experiments.ipynb #7b8e9090
 def _no_experiment(name) -> NoReturn:
     "Refuse a name that is no experiment, and say the nearest."
     from difflib import get_close_matches
@@ -151,6 +158,7 @@ class ExperimentOptions:
     workers:int=0                # Runs at a time; 0 for one per core, at most 8
     def __post_init__(self): check_types(self)
 
+# %% ../../nbs/69_experiments.ipynb #9a13bb56
 def hardcl_experiment(
     args:Sequence[str]|None=None # Words of the command line; those of the shell if None
 ) -> None:
@@ -186,6 +194,7 @@ def _says_how(exp):
         if 'pip install' not in str(e): raise # a mistake of ours
         raise _Absent(str(e)) from None
 
+# %% ../../nbs/69_experiments.ipynb #bb98a220
 def _if_there(exp, o, machines):
     "One of all experiments: what is missing for it is told, and the others are made. Was it made?"
     mine = o.data is None or any(_same_data(r, o) for r in exp.runs)

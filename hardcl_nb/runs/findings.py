@@ -88,12 +88,18 @@ def examine(
     lam = sp.spectrum(x, tick=tick) if st is None else sp.stats_spectrum(st)
     rep = None if st is None else _report(st, lam, z)
     rank,decay = (_rankme(x, tick), sp.decay_exponent(lam)) if rep is None else (rep.rankme, rep.alpha_req)
-    share, some = lam/lam[0] if lam.any() else lam, _some_rows(z, max_rows)
-    spread = lam.sum().sqrt().item()/rms if rms>0 else 0.
-    free = LabelFree(z.shape[0], z.shape[1], zero, rms, spread, tuple(share.tolist()), sp.num_alive(share),
-        sp.effective_rank(share), sp.stable_rank(share), rank, decay, sp.uniformity(some), len(some))
+    free = _free_part(zero, rms, z.shape, lam, rank, decay, _some_rows(z, max_rows))
     part = {} if rep is None else _class_part(x, t, st, rep, top, tick)|dict(names=_named(names, rep.classes))
     return Findings(**vars(free), **part)
+
+# %% ../../nbs/67_findings.ipynb #1d9096d9
+def _free_part(zero, rms, shape, lam, rank, decay, some):
+    "The fields of `LabelFree`; uniformity is that of some rows."
+    from hardcl_nb.measures import spectrum as sp
+    share = lam/lam[0] if lam.any() else lam
+    spread = lam.sum().sqrt().item()/rms if rms>0 else 0.
+    return LabelFree(*shape, zero, rms, spread, tuple(share.tolist()), sp.num_alive(share),
+        sp.effective_rank(share), sp.stable_rank(share), rank, decay, sp.uniformity(some), len(some))
 
 # %% ../../nbs/67_findings.ipynb #d0dd6918
 def _numbered(y, names):
@@ -106,6 +112,7 @@ def _numbered(y, names):
     words,y = np.unique(y, return_inverse=True)
     return y, dict(enumerate(words.astype(str).tolist()))
 
+# %% ../../nbs/67_findings.ipynb #5fd0f43d
 def _lengths(z, tick):
     "How many rows are zero, and the root-mean-square length."
     from hardcl_nb.measures.chunks import row_chunks
@@ -117,6 +124,7 @@ def _lengths(z, tick):
     need(big==0 or 1e-100<big<1e100, 'z', f'at most {big:.3g}', want)
     return zero, (total/len(z))**.5
 
+# %% ../../nbs/67_findings.ipynb #9368492a
 def _some_rows(z, most):
     "All rows, or a random part of them, the same each time, scaled to length 1, in float64."
     import torch
@@ -131,6 +139,7 @@ def _rankme(x, tick):
     tick(len(x))
     return v
 
+# %% ../../nbs/67_findings.ipynb #9b1b37dd
 def _counter(progress, total):
     "Adds up rows, and hands the sum on."
     done = 0
@@ -150,6 +159,7 @@ def _report(st, lam, z):
         most = f'one of {z[z.abs().amax(1).argmax()].double().norm():.3g}; divide them all by a number'
         raise Refused(f'z: expected embeddings of moderate length, got {most}') from None
 
+# %% ../../nbs/67_findings.ipynb #849357d5
 def _class_part(x, y, st, rep, top, tick):
     "The fields of `Findings` that need labels."
     from hardcl_nb.measures.centres import centre_confusion, class_map, hardest_pairs
@@ -215,6 +225,7 @@ ranges:dict[str, str] = dict(num_samples='≥ 2', dim='≥ 1', num_classes='≥ 
     one_sample='0 … C-1', zero_sum='≥ 0', unit_norm='≥ 0', equal_inner_max='0 … 1 + 1/(C-1)', within_class='≥ 0',
     nc1='≥ 0', nc2_norm='≥ 0', nc2_angle='0 … 1', etf_distance='≥ 0', lidar='0 … min(C-1, d)')
 
+# %% ../../nbs/67_findings.ipynb #ce77eca2
 course:str = 'https://hardcl.github.io/hardcl_nb' # where the pages are
 
 _pages = dict(spectrum='num_alive effective_rank stable_rank rankme alpha_req uniformity alignment lidar',

@@ -86,6 +86,7 @@ def _logs(out, rec):
     names = (*_keys, *[k for k in rec if k not in (*last, *_speed, 'singular_values')], *last)
     return {f: Log(out/f, c) for f,c in zip(_tables, (names, ('step', 'index', 'value'), ('step', *_speed)))}
 
+# %% ../../nbs/63_folder.ipynb #95cc15f4
 def _write(r, rec):
     "Add a record to the tables of a run."
     new, row = _logs(r.out, rec), {**asdict(r.cfg), 'data': data_name(r.cfg.data), **rec}
@@ -115,16 +116,14 @@ def run(
     raised. The experiments are those of Jiang, Nguyen, Aeron, Ishwar (2023), section 5.
 
     >>> import tempfile
-    >>> from hardcl_nb import RunConfig, run
-    >>> rows = run(RunConfig(steps=2, eval_every=1), tempfile.mkdtemp())
+    >>> rows = hardcl_nb.run(hardcl_nb.RunConfig(steps=2, eval_every=1), tempfile.mkdtemp())
     >>> [row['step'] for row in rows]
     [0, 1, 2]
     """
     need(bool(str(out).strip()), 'out', repr(out), 'the name of a folder')
     out, writer = Path(out), _writer() if tensorboard else None
     with processes(cfg.device) as device, alone(out):
-        r = _assemble(cfg, out, device, resume, overwrite)
-        r.board = writer(str(out/'tensorboard'), purge_step=r.start) if writer and rank_and_size()[0]==0 else None
+        r = _assemble(cfg, out, device, resume, overwrite, writer)
         with interruptible() as stop: _steps(r, stop, on_record or _nothing, on_step or _nothing)
         del r # DDP must go before its processes part
     return read_csv(out/'metrics.csv')
@@ -132,7 +131,7 @@ def run(
 # %% ../../nbs/63_folder.ipynb #cd1358ac
 def _nothing(*args): pass
 
-def _assemble(cfg, out, device, resume, overwrite):
+def _assemble(cfg, out, device, resume, overwrite, writer):
     "What a run steps with, as its settings say, and where it goes on."
     was = on_first(lambda: _prepare(out, resume, overwrite))
     cfg,data,full = build_data(cfg, device)
@@ -147,6 +146,7 @@ def _assemble(cfg, out, device, resume, overwrite):
         _restore(r.rng, states, about)
     def begin(): r.logs = _reopen(cfg, out, was, about, digest) if go_on else _start(cfg, out, digest)
     on_first(begin)
+    r.board = writer(str(out/'tensorboard'), purge_step=r.start) if writer and rank_and_size()[0]==0 else None
     return r
 
 # %% ../../nbs/63_folder.ipynb #c7cc3f0b
@@ -169,6 +169,7 @@ def _steps(r, stop, on_record, on_step):
     if r.board: r.board.close()
     if stop.signum: raise Interrupted(stop.signum, step)
 
+# %% ../../nbs/63_folder.ipynb #b41142a8
 def _whole(r, rec):
     "A record with what only the run knows; what was not judged is nan."
     step = rec['step']
@@ -200,6 +201,7 @@ def _save(r, step):
     facts = dict(settings=_settings(r.cfg), processes=size, rows=rows)
     on_first(lambda: save_checkpoint(r.out/'checkpoint.safetensors', r.enc, r.opt, step, mine, **facts))
 
+# %% ../../nbs/63_folder.ipynb #6a1f3213
 def _restore(rng, states, about):
     "Set this process's generators to where they were."
     (rank,size), was = rank_and_size(), about['processes']

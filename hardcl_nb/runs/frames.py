@@ -36,10 +36,15 @@ class Live:
         self.line.value = f'<span style="{look}">{escape(text)}</span>'
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        out = self.box._repr_mimebundle_() if listening() else {}
-        out['text/plain'] = f'{self.alt}. {self.text}'
-        if self.picture.value: out['image/png'] = base64.b64encode(self.picture.value).decode()
-        return out
+        return _shown(self)
+
+# %% ../../nbs/68_frames.ipynb #2f043c71
+def _shown(live):
+    "What there is to show, by its kind."
+    out = live.box._repr_mimebundle_() if listening() else {}
+    out['text/plain'] = f'{live.alt}. {live.text}'
+    if live.picture.value: out['image/png'] = base64.b64encode(live.picture.value).decode()
+    return out
 
 # %% ../../nbs/68_frames.ipynb #abbdb151
 def png(

@@ -37,6 +37,7 @@ class Confusion(NamedTuple):
     cosine:float   # Of the row and its partner
     cosine_wrong:float # Of the row and the wrong one
 
+# %% ../../nbs/67_matched.ipynb #cd8cd4cb
 @dataclass(frozen=True)
 class Search:
     "What comes of looking for partners among all rows of the other side."
@@ -90,6 +91,7 @@ def _search(u, v, cosine, max_pairs, top, tick):
     found = [lots(b.nearer, b.equal, k).mean().item() for k in (1, 10)]
     return Search(q, *found, float((b.equal>0).double().mean()), hub, count/q, hard)
 
+# %% ../../nbs/67_matched.ipynb #1368230e
 def _most(near):
     "The row that is the nearest to most, and to how many."
     import torch
@@ -130,6 +132,7 @@ def _directions(a, b, tick):
         for k,w in enumerate((u, v)): total[k], seen[k] = total[k]+w.sum(0), seen[k]+int((w.norm(dim=1)>0).sum())
     return torch.cat(cosine), [t/len(a) for t in total], seen, far/len(a)
 
+# %% ../../nbs/67_matched.ipynb #4dd0f7f0
 def _bins(a, b, cosine, most):
     "How cosines are spread: of partners, and of others among a random part of the rows."
     import torch
@@ -164,6 +167,7 @@ def examine_pairs(
     return MatchedFindings(one, two, cosine.mean().item(), other, far, cone[0], cone[1],
         (mean[0]-mean[1]).norm().item(), find(a, b), find(b, a), bins)
 
+# %% ../../nbs/67_matched.ipynb #f673008f
 def _steps(tick):
     "Rows that were read since the last call, for a counter of several passes."
     before = 0
@@ -198,13 +202,18 @@ def plot_pairs(
         fig = Figure(layout='constrained')
         left, right = fig.subplots(1, 2)
         plot_cosines(f, left)
-        for name,z,look in zip(sides, (f.a, f.b), ('.-', '.--')):
-            alive = [(i+1, x) for i,x in enumerate(z.spectrum) if x>1e-14]
-            if alive: right.plot(*zip(*alive), look, ms=4, label=f'{name}: {z.num_alive} of {len(z.spectrum)} alive')
-        right.axhline(.01, color='k', ls=(0, (1, 4)), lw=1)
-        right.set(yscale='log', xlabel='index of the eigenvalue', ylabel='eigenvalue / largest')
-        if len(right.lines)>1: right.legend()
+        _plot_spectra(f, sides, right)
     return fig
+
+# %% ../../nbs/67_matched.ipynb #51a3759e
+def _plot_spectra(f, sides, ax):
+    "The eigenvalues of both sides."
+    for name,z,look in zip(sides, (f.a, f.b), ('.-', '.--')):
+        alive = [(i+1, x) for i,x in enumerate(z.spectrum) if x>1e-14]
+        if alive: ax.plot(*zip(*alive), look, ms=4, label=f'{name}: {z.num_alive} of {len(z.spectrum)} alive')
+    ax.axhline(.01, color='k', ls=(0, (1, 4)), lw=1)
+    ax.set(yscale='log', xlabel='index of the eigenvalue', ylabel='eigenvalue / largest')
+    if len(ax.lines)>1: ax.legend()
 
 # %% ../../nbs/67_matched.ipynb #ad1cfcfa
 pair_meanings:dict[str, str] = dict(

@@ -44,11 +44,16 @@ def hardest_rows(
     z, y = as_rows(z), int_labels(y)
     rows, others = (y==own).nonzero()[:,0], (y==other).nonzero()[:,0]
     need(len(rows)>0 and len(others)>0, 'own, other', f'{own} and {other}', 'labels that occur')
-    mine, n = z[rows].double(), len(rows)
-    left_out = (n/(n-1))**2 if n>1 else 1.
-    far = (mine-mine.mean(0)).square().sum(1)*left_out-(mine-z[others].double().mean(0)).square().sum(1)
+    far = _margins(z[rows].double(), z[others].double())
     best = far.argsort(descending=True, stable=True)[:check_count(top, 'top')]
     return [(int(rows[i]), float(far[i])) for i in best]
+
+# %% ../../nbs/68_pairs.ipynb #58dbcd1e
+def _margins(mine, theirs):
+    "Squared distance of rows to their own centre, computed without them, minus that to another class's."
+    n = len(mine)
+    left_out = (n/(n-1))**2 if n>1 else 1.
+    return (mine-mine.mean(0)).square().sum(1)*left_out-(mine-theirs.mean(0)).square().sum(1)
 
 # %% ../../nbs/68_pairs.ipynb #68588ed9
 def _pair_figure(e, a, b):
@@ -56,18 +61,24 @@ def _pair_figure(e, a, b):
     with house_style(figure__figsize=(9.8, 4.6 if e.images is None else 5.6)):
         fig = Figure()
         left, right = fig.subfigures(1, 2, width_ratios=(1.05, 1))
-        shown = {c: i for i,c in enumerate(e.map.labels)}
-        ax = left.subplots()
-        _cosine_map(left, ax, e.map, e.names)
-        ax.grid(False)
-        i, j = shown.get(a), shown.get(b)
-        wide = max(8, 190/len(shown))
-        if i is not None and j is not None: ax.plot([i, j], [j, i], 's', mfc='none', mec='k', mew=2, ms=wide)
+        _marked_map(left, e, a, b)
         up, down = right.subfigures(2, 1, height_ratios=(1, 1.1)) if e.images is not None else (right, None)
         _histograms(up.subplots(), e, a, b)
         if down: _thumbnails(down, e, a, b)
         return png(fig)
 
+# %% ../../nbs/68_pairs.ipynb #7dbc2e98
+def _marked_map(fig, e, a, b):
+    "The cosines of all pairs, and two squares around the one that is looked at."
+    shown = {c: i for i,c in enumerate(e.map.labels)}
+    ax = fig.subplots()
+    _cosine_map(fig, ax, e.map, e.names)
+    ax.grid(False)
+    i, j = shown.get(a), shown.get(b)
+    wide = max(8, 190/len(shown))
+    if i is not None and j is not None: ax.plot([i, j], [j, i], 's', mfc='none', mec='k', mew=2, ms=wide)
+
+# %% ../../nbs/68_pairs.ipynb #80a240e3
 def _histograms(ax, e, a, b):
     "The cosines within both classes and between them, as shares."
     edges, rows = np.linspace(-1, 1, 41), {c: e.u[e.y==c] for c in (a, b)}
@@ -80,6 +91,7 @@ def _histograms(ax, e, a, b):
     ax.set(xlabel='cosine of two rows', ylabel='share of pairs')
     ax.legend(loc='upper left')
 
+# %% ../../nbs/68_pairs.ipynb #ecba6146
 def _thumbnails(fig, e, a, b):
     "The hardest examples of both classes."
     axs = fig.subplots(2, 6)
@@ -129,10 +141,15 @@ class Explorer(_Menus):
         a, b = self.first.value, self.second.value
         if a==b: return self.say('and: expected another class than the first', bad=True)
         self.picture.value = _pair_figure(self, a, b)
-        hard = [(self.name(own), hardest_rows(self.z, self.y, own, other, 4)) for own,other in ((a, b), (b, a))]
-        more = f' The map shows {len(self.map.labels)} of {self.map.num_classes} classes.'
-        self.say(' '.join(f'Hardest rows of {n}: {", ".join(f"{k} ({m:+.2f})" for k,m in rows)}.' for n,rows in hard)
-            +(more if len(self.map.labels)<self.map.num_classes else ''))
+        self.say(_of_pair(self, a, b))
+
+# %% ../../nbs/68_pairs.ipynb #da73cf06
+def _of_pair(e, a, b):
+    "The hardest rows of a pair, in words."
+    hard = [(e.name(own), hardest_rows(e.z, e.y, own, other, 4)) for own,other in ((a, b), (b, a))]
+    more = f' The map shows {len(e.map.labels)} of {e.map.num_classes} classes.'
+    said = ' '.join(f'Hardest rows of {n}: {", ".join(f"{k} ({m:+.2f})" for k,m in rows)}.' for n,rows in hard)
+    return said+(more if len(e.map.labels)<e.map.num_classes else '')
 
 # %% ../../nbs/68_pairs.ipynb #0b477aa3
 def explore(
@@ -153,10 +170,13 @@ def explore(
     """
     z, y = as_rows(z, min_rows=2), int_labels(y)
     names = dict(enumerate(names)) if isinstance(names, (list, tuple)) else names
-    if images is not None:
-        images = np.asarray(images)
-        good = images.ndim in (3, 4) and len(images)==len(z)
-        need(good, 'images', f'shape {images.shape}', f'{len(z)} images, one for each row of z')
-        if images.ndim==4 and images.shape[1] in (1, 3): images = np.moveaxis(images, 1, 3)
-        if images.ndim==4 and images.shape[3]==1: images = images[...,0]
-    return Explorer(z, y, names, images)
+    return Explorer(z, y, names, None if images is None else _as_pictures(images, len(z)))
+
+# %% ../../nbs/68_pairs.ipynb #e82ecc98
+def _as_pictures(images, n):
+    "Images as Matplotlib wants them: channels last, and none if there is only one."
+    images = np.asarray(images)
+    good = images.ndim in (3, 4) and len(images)==n
+    need(good, 'images', f'shape {images.shape}', f'{n} images, one for each row of z')
+    if images.ndim==4 and images.shape[1] in (1, 3): images = np.moveaxis(images, 1, 3)
+    return images[...,0] if images.ndim==4 and images.shape[3]==1 else images

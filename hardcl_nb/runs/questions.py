@@ -24,6 +24,7 @@ class Experiment:
     judge:str=''           # 'module:function': a trained encoder, its settings -> further final numbers; '' for none
     kind:str='hardcl_nb.runs.config:RunConfig' # Kind of settings; any other has a method `result` that makes the run
 
+# %% ../../nbs/68_questions.ipynb #0fbc4d80
 experiments:dict[str, Experiment] = {}
 
 def declare(
@@ -77,6 +78,7 @@ declare('kappa', 'Is hardness a low temperature in disguise? Rank against kappa 
     'SCL at tau = 1/kappa lies below both from kappa = 6 on by at least 8 directions, and falls beyond its best.',
     settings_of(data='latent100', method__beta__tau__alpha=_kappa((1., 2., 3., 6., 11., 31.))), seeds=5)
 
+# %% ../../nbs/68_questions.ipynb #ee455991
 _cifar = dict(data='cifar100', arch='small', batch_size=512, lr=1e-3, eval_every=440, amp=True, channels_last=True)
 
 declare('cifar100', 'All hundred classes of CIFAR-100, the protocol of the paper in little (no augmentation, ball of '
@@ -93,6 +95,7 @@ declare('cifar100_why', 'Why do hard negatives work? Four arms: SCL (kappa 1), a
     settings_of(**_cifar, epochs=30, method__beta__tau__alpha=[('scl', 0., 1., 1.), ('hscl', 5., 1., 1.),
         ('scl', 0., 1/6, 0.), ('scl', 0., 1/6, 1.)]), seeds=3)
 
+# %% ../../nbs/68_questions.ipynb #6f670292
 declare('cifar100_kappa', 'The same three ways to a kappa on CIFAR-100, from 2 to 31.',
     'At every kappa the decoupled loss and hardness agree in accuracy within 3 points; temperature alone lies below '
     'both from kappa = 6 on.',
@@ -126,6 +129,7 @@ declare('cone', 'How far does a hard loss gather the whole cloud, before it spre
     [*settings_of(data=['veiled25', 'veiled40', 'veiled70'], method__beta=_hscl, steps=60, eval_every=5),
     *settings_of(data='veiled30', dim=[25, 50, 198], method='hscl', beta=[10., 30.], steps=60, eval_every=5)])
 
+# %% ../../nbs/68_questions.ipynb #6189ab58
 _veil, _30 = dict(data='veiled20', steps=200, eval_every=10), dict(method='hscl', beta=30.)
 declare('landscape', 'Which part of a very hard loss keeps a network at the start, and what helps?',
     'At beta = 30 on veiled20 the highest zero-sum is above .9. It is the same within .03 at any learning rate, with '
@@ -150,7 +154,7 @@ declare('normalisation', 'Does weight decay do what normalisation does, and does
     settings_of(data='digits', norm='none', weight_decay=1e-2,
         method__beta=[('scl', 0.), ('hscl', 5.), ('hscl', 30.)]), seeds=5)
 
-# %% ../../nbs/68_questions.ipynb #28054369
+# %% ../../nbs/68_questions.ipynb #c0922895
 _shared = dict(steps=200, eval_every=100)
 _arms = settings_of(**_shared, method__beta=[('scl', 0.), ('hscl', 5.), ('hscl', 30.), ('triplet', 0.)])
 _arms.append(dict(**_shared, method='supcon', tau=.1))
@@ -164,6 +168,7 @@ declare('limits', 'Where does hardness help and where does it hurt: wrong labels
     'SCL below both. A long tail and few samples: beta = 5 above SCL; with few samples by less than on clean data.',
     [r for d in ('latent_hard', 'latent_noisy40', 'latent_uneven', 'latent_few') for r in _versus(d, 100)], seeds=2)
 
+# %% ../../nbs/68_questions.ipynb #83c90c9f
 declare('transfer', 'Trained on eighty classes, how well does an embedding tell twenty others apart?',
     'What counts is rank: beta = 30 >= beta = 5 > SCL, and cross-entropy with label smoothing below beta = 5.',
     _versus('latent80', 80), seeds=2, judge='hardcl_nb.training.rivals:unseen')
@@ -178,6 +183,7 @@ declare('coarse', 'Five fine classes make a coarse one in CIFAR-100: what does h
     settings_of(data=['cifar16', 'cifar16_coarse'], method__beta=[('scl', 0.), ('hscl', 5.)], arch='small', dim=99,
         batch_size=512, lr=1e-3, epochs=3, eval_every=1000), seeds=2, judge='hardcl_nb.training.rivals:levels')
 
+# %% ../../nbs/68_questions.ipynb #28054369
 declare('hardenings', 'Is it the shape of a hardening that counts, or how many negatives it leaves?',
     'At equal effective number of negatives (.23 of all, on embeddings of SCL after 100 steps, seed '
     '7) the exponential, '

@@ -32,6 +32,7 @@ def reaches_nc(
     "Is this Neural Collapse, by the limits of `nc_limits`?"
     return all(row[k]<=v for k,v in nc_limits.items())
 
+# %% ../../nbs/64_report.ipynb #29c80cd4
 table_cols:dict[str, str] = dict(loss='loss', gap='gap', zero_sum='zero-sum', unit_norm='unit-norm',
     equal_inner='equal-inner', within_class='within-class', effective_rank='eff. rank', train_acc='train acc',
     val_acc='val acc', test_acc='test acc')
@@ -62,6 +63,7 @@ def table(
         lines.append([*where, str(len(rs)), *cells, 'yes' if all(map(reaches_nc, rs)) else 'no'])
     return head, lines
 
+# %% ../../nbs/64_report.ipynb #ff152f81
 def _mean_std(vals, digits):
     "Mean ± standard deviation as text."
     v = np.array(vals, dtype=float)
@@ -83,6 +85,7 @@ def text_table(
     rest = len(head)-len(shown)
     return '\n'.join([*map(line, [head, *lines]), *([f'({rest} more columns in metrics.csv)'] if rest else [])])
 
+# %% ../../nbs/64_report.ipynb #85abaf3a
 _telling = ('NC', 'test acc', 'eff. rank', 'gap', 'zero-sum', 'equal-inner', 'unit-norm', 'val acc', 'loss')
 
 def _fitting(head, lines, sizes, most):
@@ -107,6 +110,7 @@ def findings(
         out += [_on(f'{d} ({n})' if several else d, finals, name), _ranks(finals, name), _accuracy(finals, name)]
     return out
 
+# %% ../../nbs/64_report.ipynb #ddd4f0e8
 def _mean(rows, k): return sum(r[k] for r in rows)/len(rows)
 
 def _on(where, finals, name):
@@ -157,6 +161,7 @@ th[aria-sort=ascending]::after{content:' ▲'}th[aria-sort=descending]::after{co
 @media(max-width:900px){.runs table{display:block}.runs th{position:static}nav ul{columns:1}}
 """
 
+# %% ../../nbs/64_report.ipynb #ad15de73
 _sort = """<script>
 for(const t of document.querySelectorAll('.runs table'))[...t.tHead.rows[0].cells].forEach((h,i,all)=>{
 h.tabIndex=0;const at=r=>{const s=r.cells[i].textContent,x=parseFloat(s);
@@ -166,6 +171,7 @@ h.ariaSort=up>0?'ascending':'descending';
 [...t.tBodies[0].rows].sort((a,b)=>{a=at(a);b=at(b);return(a<b?-1:a>b)*up}).forEach(r=>t.tBodies[0].append(r))};
 h.onclick=go;h.onkeydown=e=>{if(e.key==='Enter')go()}})</script>"""
 
+# %% ../../nbs/64_report.ipynb #3034e010
 def _html_table(rows):
     "The table of one data set; lines that reach Neural Collapse are tinted."
     head,lines = table(rows)

@@ -122,6 +122,7 @@ def store(
     text = json.dumps({'config': asdict(cfg), 'versions': versions, 'data_digest': digest}, indent=1)
     write_text(Path(out)/'config.json', text+'\n')
 
+# %% ../../nbs/62_storage.ipynb #59ff17cd
 def stored(
     out:str|Path # Folder of a run
 ) -> dict: # Settings of the run, and `data_digest`
@@ -161,6 +162,7 @@ def runs_in(
     mine = ('config.json', 'metrics.csv', 'checkpoint.safetensors')
     return sorted(p for p in (folder/'runs').iterdir() if any((p/f).is_file() for f in mine))
 
+# %% ../../nbs/62_storage.ipynb #c2ae9dac
 def _check_run(folder, s, about):
     "Refuse settings and rows that are not those that the checkpoint knows; without one, say that nothing was checked."
     if not about: warnings.warn(f'{folder}: its checkpoint is gone, so its rows cannot be checked')
@@ -171,6 +173,7 @@ def _check_run(folder, s, about):
         ok = hashlib.sha256((folder/f).read_bytes()).hexdigest()==sha
         need(ok, f, 'others: some were lost or altered', 'the rows that the checkpoint knows')
 
+# %% ../../nbs/62_storage.ipynb #d29aa071
 def read_run(
     folder:Path # Folder of a run
 ) -> tuple[dict, list[dict], list[dict]]|str: # Its settings, metrics and last spectrum; or why it is left out
@@ -211,12 +214,9 @@ def read_all(
     overlay:Sequence[str|Path]=() # Folders of other runs or comparisons
 ) -> tuple[list[dict], list[dict], list[dict]]: # Settings of the runs, rows of metrics, rows of final spectra
     "Settings, rows of metrics and rows of last spectra of all finished runs, with a column for each axis."
-    found:dict[Path, tuple[dict, list[dict], list[dict]]] = {}
-    left:dict[Path, str] = {}
-    for folder in (p for f in (out, *overlay) for p in runs_in(f)):
-        got = read_run(folder)
-        if isinstance(got, str): left[folder] = got
-        else: found[folder] = got
+    got = {p: read_run(p) for f in (out, *overlay) for p in runs_in(f)}
+    left = {p: why for p,why in got.items() if isinstance(why, str)}
+    found = {p: said for p,said in got.items() if not isinstance(said, str)}
     for folder,why in left.items(): warnings.warn(f'left out: {folder}, {why}')
     need(len(found)>0, 'out', out, 'a comparison with a finished run')
     _check_sets(found)

@@ -57,6 +57,7 @@ class Advice(NamedTuple):
     why:str    # The numbers that speak for it
     see:str='' # Address of a page
 
+# %% ../../nbs/67_verdict.ipynb #a8e99111
 def advice(
     f:Findings # What was measured
 ) -> tuple[Advice, ...]: # None if all is within its limits
@@ -67,6 +68,7 @@ def advice(
     rules = ((_on_samples, 'findings'), (_on_rank, 'dimensional'), (_on_shape, 'etf'))
     return tuple(Advice(what, why, f'{course}/{page}.html') for rule,page in rules for what,why in rule(f))
 
+# %% ../../nbs/67_verdict.ipynb #bded1222
 def _on_samples(f):
     "Advice on what was measured, rather than on what was found."
     n,rep = f.num_samples, f.collapse
