@@ -48,8 +48,7 @@ def check_number(
     lo = '' if low==-math.inf else f" {'>' if strict else '>='} {low:g}"
     hi = '' if high==math.inf else f"{' and' if lo else ''} <= {high:g}"
     real = isinstance(x, numbers.Real) and not isinstance(x, bool) # NumPy's numbers are among them
-    if not real: # no text is made while all is well: torch.compile cannot
-        need(False, arg, repr(x), f'a number{lo}{hi}', TypeError)
+    if not real: need(False, arg, repr(x), f'a number{lo}{hi}', TypeError) # the text only then: torch.compile cannot
     huge = isinstance(x, int) and abs(x)>sys.float_info.max # no float
     ok = not huge and -math.inf<x<math.inf and (x>low if strict else x>=low) and x<=high
     if not ok: need(False, arg, x, f'a finite number{lo}{hi}')
@@ -165,6 +164,7 @@ def _short(x):
     text = _digits(x.tolist() if hasattr(x, 'tolist') else x)
     return text if len(text)<=80 else text[:77]+'...'
 
+# %% ../nbs/00_notation.ipynb #2985482f
 def _line_of(f, e, check=None):
     "The student's line that raised, as text; '' if their code stands where the check does."
     code = getattr(getattr(f, 'f', f), '__code__', None)
@@ -181,11 +181,11 @@ def _said(e):
     if two: return f'got {_cut(two[1])}, expected {_cut(two[2])}'
     if near: return f'got {_tidy(near[2])}, expected {_tidy(near[1])}'
     if text and isinstance(e, AssertionError): return text
-    frames = [s for s in traceback.extract_tb(e.__traceback__) if s.line]
-    line = frames[-1].line if frames else ''
+    line = next((s.line for s in reversed(traceback.extract_tb(e.__traceback__)) if s.line), '')
     if isinstance(e, AssertionError): return f'it must hold that {line.removeprefix("assert ")}'
     return f'expected something that the check can use, which ended in {type(e).__name__}: {text}'
 
+# %% ../nbs/00_notation.ipynb #e9b893e6
 def _cut(text): return text if len(text)<=200 else text[:197]+'...'
 
 def _tidy(text):

@@ -39,10 +39,7 @@ class Table(dict):
 
     def facts(self, name:str) -> Entry: # A name of the table -> its target, its label and its facts, as attributes
         "What the table knows of `name`, without importing anything."
-        near = [] if name in self.keys() else get_close_matches(str(name), self, 1)
-        hint = f'; did you mean {near[0]!r}?' if near else ''
-        need(name in self.keys(), self.word, repr(name)+hint, f"one of {', '.join(self)}")
-        return self[name]
+        return _facts(self, name)
 
     def load(self, name:str) -> Callable: # A name of the table -> the function or class that it stands for
         "The target of `name`, imported if it is still a line of text."
@@ -59,6 +56,14 @@ class Table(dict):
         return _add(self, name, target, facts)
 
     def __repr__(self): return _listing(self)
+
+# %% ../nbs/19_tables.ipynb #de5906d0
+def _facts(table, name):
+    "`Table.facts`."
+    near = [] if name in table.keys() else get_close_matches(str(name), table, 1)
+    hint = f'; did you mean {near[0]!r}?' if near else ''
+    need(name in table.keys(), table.word, repr(name)+hint, f"one of {', '.join(table)}")
+    return table[name]
 
 # %% ../nbs/19_tables.ipynb #7f557a48
 def _add(table, name, target, facts):

@@ -18,6 +18,7 @@ def device_of(
     "Where a backend wants its tensors."
     return torch.device('cuda' if dist.get_backend(group)=='nccl' else 'cpu')
 
+# %% ../../nbs/30_carried.ipynb #040f6469
 def gather(
     x:Tensor,            # A tensor of this process, (n, ...)
     n:Sequence[int]|None, # Rows of each process; None: all alike

@@ -64,6 +64,7 @@ def _exponents(t, u, I, cut, win, o):
     if o.supervised: E[:,cut].masked_fill_(win, -math.inf)
     return E if t.silent is None else E.index_fill_(1, t.silent, -math.inf)
 
+# %% ../../nbs/28_columns.ipynb #1f535d88
 def _sums(t, I, e1, e0):
     "S₀ and S₁ of the rows I, (b, 1), in float64; no row is without a positive number."
     S0, S1 = (None if e is None else e.sum(1, keepdim=True).double().clamp(min=1e-300) for e in (e0, e1))
@@ -143,6 +144,7 @@ def anchor_weights(
     need(bool(has.any()), arg, f'{len(has)} labels without one', some, NoPairs)
     return has/has.sum()
 
+# %% ../../nbs/28_columns.ipynb #3ef2edb5
 def _unsorted(t, c, tau): # Σ G x', with the part of the centre that it left out
     D = t.D[:,:-1].addcmul_(t.D[:,-1:], c).div_(tau)
     return torch.empty_like(D).index_copy_(0, t.order, D)
@@ -172,6 +174,7 @@ def _in_panels(a, ya, b, yb, both, o, grad):
         if grad: da, db = (da+dr, db+dc) if k==0 else (da+dc, db+dr)
     return loss, da, db
 
+# %% ../../nbs/28_columns.ipynb #bdf40ee3
 def _plain_pairs(a, ya, b, yb, silent, both, mask, o):
     "The same under any relation: several labels, masked pairs, silent columns; in blocks of rows."
     loss = 0.

@@ -177,8 +177,7 @@ class ContrastiveLoss(nn.Module):
 class SCL(ContrastiveLoss):
     """Supervised contrastive loss: negatives from the other classes, all alike.
 
-    Called as loss(z, y) with embeddings (n, d), labels (n,). Options and refusals are those of `ContrastiveLoss`
-    (Jiang et al. 2023, section 3).
+    Takes embeddings (n, d) and labels (n,); options and refusals are those of `ContrastiveLoss` (Jiang et al. 2023).
 
     >>> import torch
     >>> round(hardcl_nb.SCL()(torch.eye(4), torch.tensor([0, 0, 1, 1])).item(), 4)
@@ -195,8 +194,7 @@ class SCL(ContrastiveLoss):
 class HSCL(ContrastiveLoss):
     """Hard supervised contrastive loss: negatives from the other classes, tilted by exp(βs).
 
-    Called as loss(z, y) with embeddings (n, d), labels (n,). Options and refusals are those of `ContrastiveLoss`
-    (Jiang et al. 2023, section 3, hard negatives).
+    Takes embeddings (n, d) and labels (n,); options and refusals are those of `ContrastiveLoss` (Jiang et al. 2023).
 
     >>> import torch
     >>> round(hardcl_nb.HSCL(beta=5.)(torch.eye(4), torch.tensor([0, 0, 1, 1])).item(), 4)
@@ -215,8 +213,7 @@ class HSCL(ContrastiveLoss):
 class UCL(ContrastiveLoss):
     """Unsupervised contrastive loss: negatives from everywhere but the anchor, all alike.
 
-    Called as loss(z, y) with embeddings (n, d), labels (n,). Options and refusals are those of `ContrastiveLoss`
-    (Jiang et al. 2023, section 3).
+    Takes embeddings (n, d) and labels (n,); options and refusals are those of `ContrastiveLoss` (Jiang et al. 2023).
 
     >>> import torch
     >>> round(hardcl_nb.UCL()(torch.eye(4), torch.tensor([0, 0, 1, 1])).item(), 4)
@@ -233,8 +230,7 @@ class UCL(ContrastiveLoss):
 class HUCL(ContrastiveLoss):
     """Hard unsupervised contrastive loss: negatives from everywhere but the anchor, tilted by exp(βs).
 
-    Called as loss(z, y) with embeddings (n, d), labels (n,). Options and refusals are those of `ContrastiveLoss`
-    (Jiang et al. 2023, section 3, hard negatives).
+    Takes embeddings (n, d) and labels (n,); options and refusals are those of `ContrastiveLoss` (Jiang et al. 2023).
 
     >>> import torch
     >>> round(hardcl_nb.HUCL(beta=5.)(torch.eye(4), torch.tensor([0, 0, 1, 1])).item(), 4)

@@ -27,8 +27,7 @@ class Machine:
 
     def __post_init__(self):
         for k in ('flops', 'pairs', 'columns', 'bandwidth', 'memory'):
-            x = getattr(self, k)
-            if x!=math.inf: check_number(x, k, low=0, strict=True)
+            if (x := getattr(self, k))!=math.inf: check_number(x, k, low=0, strict=True)
         for k in ('start', 'latency'): check_number(getattr(self, k), k, low=0)
 
 # %% ../../nbs/32_cost.ipynb #7876273e

@@ -31,6 +31,7 @@ def _check_towers(a, ya, b, yb, validate):
     need(fits, 'yb', given, f'booleans ({len(a)}, labels) and ({len(b)}, labels)')
     return ya, yb
 
+# %% ../../nbs/28_cross.ipynb #e3170a48
 def _with_queue(b, yb, queue):
     "Columns with those of a queue, which get no gradient."
     pair = isinstance(queue, (tuple, list)) and len(queue)==2

@@ -30,14 +30,17 @@ class _How:
     validate:bool=True
     reduction:str='mean'
     learned:float|None=None # the temperature now, if it is learned: the same on every rank
-    def check(self, o):
-        "Refuse what is out of range, in the options `o` of the loss too."
-        o.check()
-        need(o.tau_plus==0, 'tau_plus', o.tau_plus, '0 (negatives are not debiased across processes)')
-        need(self.reduction=='mean', 'loss', f'reduction={self.reduction!r}', "a loss with reduction='mean'")
-        either = dict(combine=('mean', 'sum'), ring=(None, True, False), validate=(True, False))
-        for k,of in either.items(): check_choice(getattr(self, k), k, of)
-        check_count(self.chunk, 'chunk')
+    def check(self, o): _check_how(self, o)
+
+# %% ../../nbs/30_distributed.ipynb #5ad9c7ba
+def _check_how(how, o):
+    "Refuse what is out of range, in the options `o` of the loss too."
+    o.check()
+    need(o.tau_plus==0, 'tau_plus', o.tau_plus, '0 (negatives are not debiased across processes)')
+    need(how.reduction=='mean', 'loss', f'reduction={how.reduction!r}', "a loss with reduction='mean'")
+    either = dict(combine=('mean', 'sum'), ring=(None, True, False), validate=(True, False))
+    for k,of in either.items(): check_choice(getattr(how, k), k, of)
+    check_count(how.chunk, 'chunk')
 
 # %% ../../nbs/30_distributed.ipynb #51b2d69a
 _dtypes = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -53,6 +56,7 @@ def _check_own(z, y, weight, o, how):
     check_weight(weight, z, torch.ones_like(y, dtype=torch.bool), False)
     if how.validate: need(bool(((weight>=0)&(weight<float('inf'))).all()), 'weight', 'others', 'finite weights >= 0')
 
+# %% ../../nbs/30_distributed.ipynb #0e0c2f6a
 def _ranks(r): return f"rank{'s' if len(r)>1 else ''} {', '.join(map(str, r[:8]))}{', …' if len(r)>8 else ''}"
 
 def _same(values, arg, what):
@@ -79,6 +83,7 @@ def _agree(z, y, weight, o, how, grad):
     need(sum(told[0])>1, 'z', f'{sum(told[0])} row(s) on all ranks together', 'at least 2 rows')
     return told[0], any(told[3])
 
+# %% ../../nbs/30_distributed.ipynb #81d87b05
 def _refuse(said):
     "Raise the first error that a rank has, or name the option in which ranks differ."
     bad = [r for r,(error,_) in enumerate(said) if error]
@@ -131,6 +136,7 @@ def _settings(given):
     need({*given}<={*known}, 'options', ', '.join(given), f"options of distributed_loss: {', '.join(known)}", TypeError)
     return [kind(**{k: v for k,v in given.items() if hasattr(kind, k)}) for kind in (LossOptions, _How)]
 
+# %% ../../nbs/30_distributed.ipynb #965c549a
 def simulate_ranks(
     zs:Sequence[Tensor], # Embeddings of each rank, (n_r, d)
     ys:Sequence[Tensor], # Labels of each rank, (n_r,)

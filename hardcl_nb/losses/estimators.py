@@ -220,6 +220,7 @@ def debiased_mean(
     need(bool(((prior>=0)&(prior<1)).all()), 'tau_plus', tau_plus, 'a prior in [0, 1)')
     return debias(log_mean-s_pos, floor-s_pos, prior)+s_pos
 
+# %% ../../nbs/21_estimators.ipynb #814f577f
 def _check_floats(**tensors):
     "Refuse what is no floating-point tensor."
     for arg,x in tensors.items():

@@ -81,9 +81,26 @@ class _Precision:
         var = max(total/len(x)-mean, 0.)
         return self.steep(top*top, mean/var if var else mean*1e30)
 
+# %% ../../nbs/20_exact.ipynb #814161dd
+class _Sums:
+    "What goes into the sums of an anchor, for options that say so."
+    @property
+    def two(self):
+        "Does A need a second sum, Σ e^{βs}?"
+        return self.beta>0 and not self.raw
+
+    def lift(self, shift):
+        "What A - s gains where all similarities of a row are larger by `shift`; 0 for normalised weights."
+        if not self.raw: return 0.
+        return self.beta*(shift.detach() if self.detach else shift)
+
+    def log_q(self, count):
+        "log q of anchors with `count` negatives, same shape."
+        return count.log() if self.q=='sum' else torch.full_like(count, self.q).log()
+
 # %% ../../nbs/20_exact.ipynb #6552bb11
 @dataclass(frozen=True)
-class LossOptions(_Precision):
+class LossOptions(_Precision, _Sums):
     "Options of a contrastive loss: checked once, by whoever is called first, then passed on."
     beta:float=0.        # Hardness, >= 0
     supervised:bool=True # Negatives from other labels only?
@@ -104,20 +121,6 @@ class LossOptions(_Precision):
         for arg in ('supervised', 'detach', 'raw'): check_choice(getattr(self, arg), arg, (True, False))
         need(not (self.raw and self.tau_plus), 'raw', True, 'False where negatives are debiased')
         return self
-
-    @property
-    def two(self):
-        "Does A need a second sum, Σ e^{βs}?"
-        return self.beta>0 and not self.raw
-
-    def lift(self, shift):
-        "What A - s gains where all similarities of a row are larger by `shift`; 0 for normalised weights."
-        if not self.raw: return 0.
-        return self.beta*(shift.detach() if self.detach else shift)
-
-    def log_q(self, count):
-        "log q of anchors with `count` negatives, same shape."
-        return count.log() if self.q=='sum' else torch.full_like(count, self.q).log()
 
 # %% ../../nbs/20_exact.ipynb #76200479
 def transformed(z:Tensor) -> bool: # Embeddings -> True inside torch.func's transforms and forward-mode differentiation

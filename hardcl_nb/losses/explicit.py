@@ -28,6 +28,7 @@ def _logits(t, h, I, g, one):
     t[b,I.start+b] = -math.inf
     return t
 
+# %% ../../nbs/28_explicit.ipynb #556f5482
 def _by_hardness(x, I, g, one):
     "x_ij (one+β_ij) in place."
     at = g.mine(I)
@@ -59,6 +60,7 @@ def _columns(c, r, centre, work):
     for J in _parts(len(c), 128): y[J] = _rows(c, r, J).to(work) if centre is None else _rows(c, r, J)-centre
     return y
 
+# %% ../../nbs/28_explicit.ipynb #02a2aa8e
 def _slopes_of_rows(D, x, r):
     "In place: slopes in the rows x, from those in x/r."
     for J in _parts(len(x), 128):
@@ -75,6 +77,7 @@ def _head(A, sp, count, o, grad):
         loss = outer(x+o.log_q(count), o.alpha)
         return loss.detach(), *(torch.autograd.grad(loss.sum(), (A, sp)) if grad else (None, None))
 
+# %% ../../nbs/28_explicit.ipynb #07725e08
 class _Side(NamedTuple):
     "A direction, prepared: anchors and columns as they came, and columns in the type to compute in."
     a:Tensor   # (n, d)
@@ -86,17 +89,19 @@ class _Side(NamedTuple):
     many:Tensor # negatives of each row, (n, 1)
     shifted:bool # do exponents need a shift?
 
-    def rows(self, I, g, tau):
-        "Rows times (1+inside)/τ; of each, in float64, ⟨a, centre⟩/τ and the similarity to its positive, (b, 1)."
-        long = wide(self.a)
-        a = _rows(self.a, self.ra, I).to(long if self.centre is None else torch.float32)
-        centre = a.new_zeros(1) if self.centre is None else self.centre # rounds each product, but not the sum
-        h, sp = ((a*v).sum(1, keepdim=True, dtype=long)/tau for v in (centre, _rows(self.c, self.rc, I)))
-        return a.to(self.y)*((1+g.inside)/tau), h, sp
+# %% ../../nbs/28_explicit.ipynb #5951b6c7
+def _scaled(k, I, g, tau):
+    "Rows times (1+inside)/τ; of each, in float64, ⟨a, centre⟩/τ and the similarity to its positive, (b, 1)."
+    long = wide(k.a)
+    a = _rows(k.a, k.ra, I).to(long if k.centre is None else torch.float32)
+    centre = a.new_zeros(1) if k.centre is None else k.centre # rounds each product, but not the sum
+    h, sp = ((a*v).sum(1, keepdim=True, dtype=long)/tau for v in (centre, _rows(k.c, k.rc, I)))
+    return a.to(k.y)*((1+g.inside)/tau), h, sp
 
+# %% ../../nbs/28_explicit.ipynb #0f10ba0f
 def _strip(k, I, g, o, D, room):
     "Losses of the rows I, (b, 1); with D, a pair, their slopes in rows and columns are put there."
-    x, h, sp = k.rows(I, g, o.tau)
+    x, h, sp = _scaled(k, I, g, o.tau)
     s, count = _product(x, k.y, room[0][:len(x)]), k.many[I]
     t = None if o.raw else room[1][:len(x)].copy_(s)
     e, Z, m = _power(_logits(s, h, I, g, 1.), k.shifted, x.dtype)
@@ -136,6 +141,7 @@ def _longest(x, look):
     "An upper bound of the lengths of the rows."
     return float(torch.linalg.vector_norm(x, dim=1, dtype=result_type(x)).max()) if look else 1e30
 
+# %% ../../nbs/28_explicit.ipynb #6b381d73
 def _prepared(a, c, g, o, look, cosine):
     "A direction in the type to compute in."
     mps = a.device.type=='mps' # it has no float64
@@ -154,6 +160,7 @@ def _prepared(a, c, g, o, look, cosine):
     steep = reach(1. if cosine else _longest(c, look))>=(60 if mps else 600)
     return _Side(a, c, ra, rc, y, None, g.counts(), steep)
 
+# %% ../../nbs/28_explicit.ipynb #1222e587
 def _together(*xs):
     "One matrix of rows, without a copy where all but the first are empty."
     return torch.cat(xs) if any(len(x) for x in xs[1:]) else xs[0]

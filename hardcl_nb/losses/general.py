@@ -28,6 +28,7 @@ def _form(psi):
     need(known, 'psi', getattr(psi, '__name__', repr(psi)), _forms, TypeError)
     return MeanForm(lambda t: psi(t[...,None]))
 
+# %% ../../nbs/27_general.ipynb #10051916
 def _check_price(psi):
     "Refuse a price that is seen to decrease, to bend down, or to mix its entries."
     if isinstance(psi, MeanForm):
@@ -69,6 +70,7 @@ def _turns(pos, m):
     at[i,r] = p
     return at, torch.arange(at.shape[1], device=m.device)<m[:,None]
 
+# %% ../../nbs/27_general.ipynb #091cf791
 def _parts(s, w, pos, psi, m):
     "Row losses in parts that add up, (b,) each; `pos` marks positives, `m` counts them."
     if isinstance(psi, InfoNCE):
@@ -98,6 +100,7 @@ def _weighed(z, rows, neg, eta, o):
     full = s+((z[rows]/o.tau)@z.detach().mean(0))[:,None]
     return s, tilted_weights(full.detach() if o.detach else full, eta, neg)
 
+# %% ../../nbs/27_general.ipynb #3b069d1d
 def _by_panels(z, y, m, blocks, form, eta, o, rate, wanted):
     "Row losses (n,), 0 outside `blocks`, and the gradient of their sum at `rate` (n,), if wanted."
     loss, grad = z.new_zeros(len(z)), torch.zeros_like(z) if wanted else None

@@ -26,6 +26,7 @@ class RankingPreset(NamedTuple):
     fixed:dict[str,Any] # What makes it what it is
     free:dict[str,Any]  # What its user chooses, with values; None has to be given
 
+# %% ../../nbs/28_hard.ipynb #202b5a93
 _form = dict(on='all', raw=True, detach=True, alpha=1., q='sum', sides='rows', pool_weight=1., shared=True, tau_plus=0.)
 
 def _preset(source, free, **fixed):
@@ -73,6 +74,7 @@ def _check_directions(directions, mode):
     need(not both or mode=='per_direction', 'partition_mode', repr(mode), "'per_direction' with two directions")
     return 'both' if both else 'rows'
 
+# %% ../../nbs/28_hard.ipynb #523aea3b
 def _check_hardness(mode, strength, beta, on, tau, raw):
     "Hardness of both directions and its pool, from a mode and its strength, or from β."
     modes = ('in_batch_negatives', 'hard_negatives', 'all_negatives')
@@ -102,6 +104,7 @@ class _Gather(torch.autograd.Function):
         dist.all_reduce(slope := slope.contiguous())
         return slope[dist.get_rank()]
 
+# %% ../../nbs/28_hard.ipynb #c6e62bcc
 def _others(columns, shared, sides):
     "What other devices hold: documents, and anchors where both sides rank; nothing where there are none."
     if not (dist.is_available() and dist.is_initialized()): return None
@@ -109,6 +112,7 @@ def _others(columns, shared, sides):
     far = [_Gather.apply(x)[keep].flatten(0, 1) for x in (columns if shared else columns[:2])]
     return torch.cat(far[1:]) if sides=='rows' else (torch.cat(far[1:]), far[0])
 
+# %% ../../nbs/28_hard.ipynb #31bca5e8
 def _embed(model, features, size):
     "The embeddings of a column; with a size, so many texts at a time, which are embedded again for the gradient."
     embed = lambda f: model(f)['sentence_embedding']

@@ -177,6 +177,7 @@ _blocks = { # BM, BN, BK of sweeps 1 and 2; BM, BN, BK, BD of sweep 3
     'bf16':((128, 64, 128), (64, 64, 128, 256)), 'fp16':((128, 64, 128), (64, 64, 128, 128)),
     'wide':((32, 16, 32), (16, 32, 32, 64))}
 
+# %% ../../nbs/24_kernel.ipynb #8eccbd8b
 def _plan(dtype, precision, d):
     "Type of the numbers; are they the input's own; options of sweeps 1 and 2, of sweep 3; columns with padding."
     half = dtype!=torch.float32 and precision=='auto'
@@ -279,6 +280,7 @@ def _back_mean(ctx, grad, _):
     _once()
     return (ctx.saved_tensors[0]*grad).to(ctx.dtype), *[None]*10
 
+# %% ../../nbs/24_kernel.ipynb #f20b6ac6
 def _keep_rows(ctx, inputs, output):
     ctx.save_for_backward(*inputs[:2])
     ctx.options = inputs[2:]
@@ -304,6 +306,7 @@ def _why(device, dtype):
     if torch.cuda.get_device_capability(device)<(8, 0): return 'a GPU of compute capability below 8.0'
     return _failed.get((device, dtype), '')
 
+# %% ../../nbs/24_kernel.ipynb #99a9b436
 def kernel_ready(
     z:Tensor # Embeddings, (n, d)
 ) -> str: # '' if the kernel can run on them, else why not, in one line

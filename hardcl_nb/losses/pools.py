@@ -57,17 +57,23 @@ def explicit_negatives(
         need(owner is None, 'owner', 'owners', 'None where there are no explicit negatives')
         return anchor.new_zeros(0, d), torch.zeros(0, dtype=torch.long, device=anchor.device)
     need(isinstance(negatives, Tensor), 'negatives', type(negatives).__name__, f'a tensor (n, k, {d})', TypeError)
-    if negatives.ndim==3:
-        need(owner is None, 'owner', 'owners', 'None where negatives are (n, k, d)')
-        need(len(negatives)==n, 'negatives', f'{len(negatives)} rows', f'{n} rows of k negatives, one for each anchor')
-        owner = torch.arange(n, device=anchor.device).repeat_interleave(negatives.shape[1])
-        negatives = negatives.flatten(0, 1)
-    else: need(owner is not None, 'owner', 'None', 'the anchor of each negative where negatives are (K, d)')
+    negatives, owner = _flat(negatives, owner, anchor)
     check_like(negatives, anchor, 'negatives', validate, like='anchor')
     owner, order = check_labels(owner, len(negatives), 'owner', anchor.device).sort(stable=True)
     fits = not validate or bool((owner[:1]>=0).all() and (owner[-1:]<n).all())
     need(fits, 'owner', 'numbers beyond', f'numbers of anchors, 0 to {n-1}')
     return negatives[order], owner
+
+# %% ../../nbs/27_pools.ipynb #3156ea90
+def _flat(negatives, owner, anchor):
+    "Explicit negatives (K, d) and the anchor of each, (K,), in whatever order they came."
+    n = len(anchor)
+    if negatives.ndim!=3:
+        need(owner is not None, 'owner', 'None', 'the anchor of each negative where negatives are (K, d)')
+        return negatives, owner
+    need(owner is None, 'owner', 'owners', 'None where negatives are (n, k, d)')
+    need(len(negatives)==n, 'negatives', f'{len(negatives)} rows', f'{n} rows of k negatives, one for each anchor')
+    return negatives.flatten(0, 1), torch.arange(n, device=anchor.device).repeat_interleave(negatives.shape[1])
 
 # %% ../../nbs/27_pools.ipynb #892dfc6c
 def further_negatives(
@@ -88,6 +94,7 @@ def further_negatives(
 # %% ../../nbs/27_pools.ipynb #bcfe0e73
 pools = ('all', 'in_batch', 'explicit') # where hardness acts
 
+# %% ../../nbs/27_pools.ipynb #93828382
 def two_numbers(
     x:float|tuple[float,float], arg:str, # Number >= 0, or two; name for messages
     first:float|None=None # The first number where one is given; None: the same
@@ -110,12 +117,7 @@ def pools_of(
 ) -> tuple[Pools, Pools]: # Of anchors among columns, and of positives among anchors
     "Hardness and weights by pool, in both directions; refuses an anchor without a negative."
     (beta, back), (inside, own) = two_numbers(beta, 'beta'), two_numbers(pool_weight, 'pool_weight', 1.)
-    check_choice(on, 'on', pools)
-    check_choice(sides, 'sides', ('rows', 'both'))
-    check_choice(shared, 'shared', (True, False))
-    need(own>0, 'pool_weight', own, 'a weight > 0 of explicit negatives')
-    some = len(owner)>0 or on!='explicit' or not beta
-    need(some, 'on', repr(on), "'all' or 'in_batch' where there are no explicit negatives")
+    _check_pools(owner, beta, on, own, shared, sides)
     log_in = math.log(inside) if inside else -math.inf
     at = lambda b: (b*(on!='explicit'), b*(on!='in_batch'))
     g = Pools(n, n+more[0], *at(beta), log_in, math.log(own), shared and inside>0, owner)
@@ -124,3 +126,13 @@ def pools_of(
     alone = n+more[1]>1 and inside>0 or sides=='rows'
     need(alone, 'sides', "'both'", "'rows' where a positive has no other anchor for a negative")
     return g, g._replace(n=n+more[1], inside=at(back)[0], own=0., log_own=0., owner=owner[:0])
+
+# %% ../../nbs/27_pools.ipynb #505e9071
+def _check_pools(owner, beta, on, own, shared, sides):
+    "Refuse what is no choice, and a hardness that has nothing to act on."
+    check_choice(on, 'on', pools)
+    check_choice(sides, 'sides', ('rows', 'both'))
+    check_choice(shared, 'shared', (True, False))
+    need(own>0, 'pool_weight', own, 'a weight > 0 of explicit negatives')
+    some = len(owner)>0 or on!='explicit' or not beta
+    need(some, 'on', repr(on), "'all' or 'in_batch' where there are no explicit negatives")

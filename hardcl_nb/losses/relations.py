@@ -65,6 +65,7 @@ def count_pairs(
     npos, nneg = torch.cat([torch.stack([u.sum(1) for u in relation(I)]) for I in _blocks(rows, columns, 0)], 1)
     return npos, nneg
 
+# %% ../../nbs/22_relations.ipynb #2ecb88a2
 def _graded(a, b, relation, o, weight, wanted, chunk):
     "Losses of rows (r,); Σ weight·∂loss by rows (r, d) and by columns (n, d), where wanted."
     cols = b.detach().requires_grad_(wanted[1])

@@ -173,17 +173,20 @@ def variant_loss(
     generator:torch.Generator|None=None # Source of the draws, on z's device
 ) -> Tensor: # The loss, a scalar
     "Contrastive loss log(1 + e^(A - s_ip)) with the options that tell public code apart."
-    o = LossOptions(beta, supervised, detach, tau=tau, tau_plus=tau_plus).check()
+    o = _variant_options(beta, supervised, detach, tau, tau_plus, beta_on)
     _check_variant(beta_on, times, mean, own_positive, own_negative, k is None or detach)
-    if beta_on=='inner': o = replace(o, beta=beta*tau)
     b, _ = _prepared(z, y, o)
     pos, neg = _own_pools(b.y, supervised, own_positive, own_negative)
-    with torch.autocast(z.device.type, enabled=False):
-        loss, m = _pair_losses(b.z, pos, neg, o, times, k, generator)
+    loss, m = _pair_losses(b.z, pos, neg, o, times, k, generator)
     loss = loss.mean() if mean=='pairs' else (loss/m).sum()/pos.any(1).sum()
     return loss.to(result_type(z))
 
 # %% ../../nbs/26_relatives.ipynb #3aecd7e2
+def _variant_options(beta, supervised, detach, tau, tau_plus, beta_on):
+    "Checked options; β on inner products is βτ on similarities."
+    o = LossOptions(beta, supervised, detach, tau=tau, tau_plus=tau_plus).check()
+    return replace(o, beta=beta*tau) if beta_on=='inner' else o
+
 def _check_variant(beta_on, times, mean, own_positive, own_negative, possible):
     "Refuse options outside their range."
     check_choice(beta_on, 'beta_on', ('s', 'inner'))
@@ -193,18 +196,20 @@ def _check_variant(beta_on, times, mean, own_positive, own_negative, possible):
     check_choice(own_negative, 'own_negative', (True, False))
     need(possible, 'detach', False, 'True with k draws, which have no derivative')
 
+# %% ../../nbs/26_relatives.ipynb #4abacd00
 def _pair_losses(z, pos, neg, o, times, k, generator):
     "Loss of each pair, and the number of positives of its anchor, (pairs,)."
-    n, few = len(z), "at least 3 where times='sum': n - 2 negatives"
-    need(times=='mean' or n>2, 'z', f'{n} rows', few)
-    s = similarities(z, torch.arange(n, device=z.device), o.tau)
-    lw = log_tilt(s.detach() if o.detach else s, neg, o.beta)
-    m, (i,p) = pos.sum(1), pos.nonzero(as_tuple=True)
-    A = _log_means(s, lw, m, k, generator)
-    x = A[i, 0 if k is None else pos.cumsum(1)[i,p]-1]-s[i,p]
-    shift = (z/o.tau)@z.detach().mean(0) # what `similarities` leaves out of a row
-    if o.tau_plus: x = debias(x, -1/o.tau-s[i,p]-shift[i], o.tau_plus)
-    return outer(x+(math.log(n-2) if times=='sum' else 0.), 1.), m[i]
+    with torch.autocast(z.device.type, enabled=False):
+        n, few = len(z), "at least 3 where times='sum': n - 2 negatives"
+        need(times=='mean' or n>2, 'z', f'{n} rows', few)
+        s = similarities(z, torch.arange(n, device=z.device), o.tau)
+        lw = log_tilt(s.detach() if o.detach else s, neg, o.beta)
+        m, (i,p) = pos.sum(1), pos.nonzero(as_tuple=True)
+        A = _log_means(s, lw, m, k, generator)
+        x = A[i, 0 if k is None else pos.cumsum(1)[i,p]-1]-s[i,p]
+        shift = (z/o.tau)@z.detach().mean(0) # what `similarities` leaves out of a row
+        if o.tau_plus: x = debias(x, -1/o.tau-s[i,p]-shift[i], o.tau_plus)
+        return outer(x+(math.log(n-2) if times=='sum' else 0.), 1.), m[i]
 
 # %% ../../nbs/26_relatives.ipynb #7fd642ed
 _two:dict[str,Any] = dict(tau=.5, times='sum', mean='pairs')

@@ -59,6 +59,16 @@ def _sum(t, I, J, e1, e0):
         t.S[k,I] += e.sum(1)
         if I!=J: t.S[k,J] += e.sum(0)
 
+def _sums(t, b, e, hi, square, o, room):
+    "The exponentials of a group's square, and its sums with all samples; bytes left for tiles that may stay."
+    I = slice(b, e)
+    if square is not None: _sum(t, I, I, *(square := powers(square, o)))
+    for J in _right(t, e, hi, o):
+        e1, e0 = powers(t.P[I]@t.Q[J].T, o)
+        _sum(t, I, J, e1, e0)
+        if room>0: t.kept[b,J.start], room = e1, room-e1.nbytes
+    return square, room
+
 # %% ../../nbs/23_tiled.ipynb #b0a1d2e5
 def _own(t, I):
     "Where the positives of a group of whole classes stand in its square, (b, m), and the share of each."
@@ -82,6 +92,13 @@ def _add(t, I, J, G):
     D[I].addmm_(F, t.R[J]); t.h[I] += G.sum(1)
     if I!=J: D[J].addmm_(F.T, t.R[I]); t.h[J] += G.sum(0)
 
+def _finish(t, I, square, at, pull, a, p):
+    "Add a square of whole classes to the gradient: its negatives, and in both directions its positives."
+    G = slopes(*square, (a+a.T).to(square[0]), None if p is None else (p+p.T).to(square[0]))
+    G.scatter_add_(1, at, pull.neg_()).T.scatter_add_(1, at, pull)
+    _add(t, I, I, G)
+
+# %% ../../nbs/23_tiled.ipynb #73b2f45a
 def _piece(t, I, lo, hi, A, edge, log_q, weight, o):
     "Losses of a piece of a large class, and Σ slopes in A; what its positives pull goes into the gradient."
     loss, g, wide = 0., 0., (lambda x: x) if o.supervised else Tensor.double
@@ -96,23 +113,6 @@ def _piece(t, I, lo, hi, A, edge, log_q, weight, o):
         g = g+rise
         _add(t, I, J, -pull if I!=J else -pull-pull.T)
     return loss, g
-
-# %% ../../nbs/23_tiled.ipynb #73b2f45a
-def _sums(t, b, e, hi, square, o, room):
-    "The exponentials of a group's square, and its sums with all samples; bytes left for tiles that may stay."
-    I = slice(b, e)
-    if square is not None: _sum(t, I, I, *(square := powers(square, o)))
-    for J in _right(t, e, hi, o):
-        e1, e0 = powers(t.P[I]@t.Q[J].T, o)
-        _sum(t, I, J, e1, e0)
-        if room>0: t.kept[b,J.start], room = e1, room-e1.nbytes
-    return square, room
-
-def _finish(t, I, square, at, pull, a, p):
-    "Add a square of whole classes to the gradient: its negatives, and in both directions its positives."
-    G = slopes(*square, (a+a.T).to(square[0]), None if p is None else (p+p.T).to(square[0]))
-    G.scatter_add_(1, at, pull.neg_()).T.scatter_add_(1, at, pull)
-    _add(t, I, I, G)
 
 # %% ../../nbs/23_tiled.ipynb #b0a1d2e8
 def _sweep(t, weight, o):

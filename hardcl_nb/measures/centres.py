@@ -151,6 +151,7 @@ def hardest_pairs(
     closest, confused = _closest(u, top)[:2], _most_confused(seen, st.counts, top)[:2]
     return pairs(*closest), pairs(*confused), (right.double()/seen.values().sum()).item()
 
+# %% ../../nbs/43_centres.ipynb #8ef93586
 def _times(seen, i, j):
     "Entries (i, j) of a sparse matrix as float64."
     code,want = seen.indices()[0]*len(seen)+seen.indices()[1], i*len(seen)+j
@@ -215,6 +216,7 @@ def _cosine_map(fig, ax, cm, names):
     bar.ax.axhline(e, color='k')
     ax.set(ylabel='class', title='cosine of class means')
 
+# %% ../../nbs/43_centres.ipynb #a1d6688b
 def _heat(fig, ax, v, cm, names, **look):
     "One map, with numbers if there is room."
     im,k = ax.imshow(v, **look), len(v)

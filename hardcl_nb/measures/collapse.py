@@ -164,8 +164,7 @@ class _NeuralCollapse:
 class CollapseReport(_NeuralCollapse):
     """Every collapse metric of one set of labelled embeddings, as plain numbers in float64; `None`: not defined.
 
-    `collapse_report` makes it of (n, d) embeddings, a `CollapseMeter` of a stream; `as_dict` is ready for JSON.
-    Sources: Papyan, Han and Donoho (2020); Jing et al. (2022).
+    `collapse_report` makes it of (n, d) embeddings, `CollapseMeter` of a stream (Papyan et al. 2020, Jing et al. 2022).
 
     >>> import torch
     >>> hardcl_nb.collapse_report(torch.eye(4)[[0, 1, 2, 0, 1, 2]], torch.arange(6)%3).num_alive

@@ -29,6 +29,7 @@ def axes_of(
     names = list(rows[0])
     return tuple(k for k in names[:names.index('step')] if k not in (*group_keys, 'seed'))
 
+# %% ../../nbs/44_curves.ipynb #2b1533b7
 def groups(
     rows:Sequence[dict] # Rows of metrics files
 ) -> dict[tuple, list[dict]]: # (data, norm, method, beta, and the axes) -> rows, in order of method and hardness
@@ -58,6 +59,7 @@ def final_rows(
     last = min(max(r['step'] for r in rows if r['seed']==s) for s in {r['seed'] for r in rows})
     return [r for r in rows if r['step']==last]
 
+# %% ../../nbs/44_curves.ipynb #9ab773b2
 def group_name(
     g:tuple,                # A group
     axes:Sequence[str]=(),  # Names of its further settings, as from `axes_of`
@@ -84,6 +86,7 @@ def _method_name(m):
     label = methods[m].label if m in methods else m
     return f'{label} (β = 0)' if 'h'+m in methods else label
 
+# %% ../../nbs/44_curves.ipynb #15448474
 def _styles(sides, axes):
     "Label and look of the line of each group."
     gs = [g for mine in sides.values() for g in mine]
@@ -149,6 +152,7 @@ def plot_spectra(
         _legend(fig)
     return fig
 
+# %% ../../nbs/44_curves.ipynb #a701eb58
 def _spectrum(ax, rows, style):
     "One line per seed."
     for i,s in enumerate(sorted({r['seed'] for r in rows})):
@@ -172,6 +176,7 @@ def figure_rows(
             out += [(top, y, l.get_label().lstrip('_'), *point) for point in points]
     return out
 
+# %% ../../nbs/44_curves.ipynb #b26cc26b
 def _shared(ax, span, get):
     "What stands at another panel of the same row or column of a grid; nothing where there is no grid."
     where = lambda a: (spec := a.get_subplotspec()) and getattr(spec, span)

@@ -23,6 +23,7 @@ def _check_pair(a, b, names):
     for x,name in zip((a, b), names): check_embeddings(x, name, min_rows=2)
     need(a.shape==b.shape, names[1], f'shape {tuple(b.shape)}', f'shape {tuple(a.shape)}, as {names[0]} has')
 
+# %% ../../nbs/17_linear.ipynb #2d8c80f3
 def distance_nce(
     z:Tensor,      # Embeddings, (N, d)
     z_plus:Tensor, # Embeddings of their augmented views, (N, d)

@@ -20,6 +20,7 @@ class Pull(NamedTuple):
     rate:Tensor    # ρ: the pull on the positive, and the sum of the pushes, (...)
     share:Tensor   # π: the share of each negative in the push, (..., N)
 
+# %% ../../nbs/15_rates.ipynb #c09264fa
 def _check_rows(neg):
     "Refuse what holds no similarities of anchors to negatives."
     is_tensor = isinstance(neg, Tensor) and neg.is_floating_point()
