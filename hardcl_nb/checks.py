@@ -74,8 +74,7 @@ def check_choice(
 ) -> Any: # The same value
     "Check that `x` is one of `choices`."
     same = lambda c: isinstance(x, type(c)) and isinstance(x, bool)==isinstance(c, bool) and x==c # True is not 1
-    ok = any(map(same, choices))
-    if not ok: need(False, arg, repr(x), 'one of '+', '.join(map(str, choices)))
+    if not any(map(same, choices)): need(False, arg, repr(x), 'one of '+', '.join(map(str, choices)))
     return x
 
 # %% ../nbs/00_notation.ipynb #6de68f62
@@ -187,7 +186,6 @@ def _said(e):
 
 # %% ../nbs/00_notation.ipynb #e9b893e6
 def _cut(text): return text if len(text)<=200 else text[:197]+'...'
-
 def _tidy(text):
     "A number in a message with six digits."
     try: return _digits(float(text))
@@ -215,16 +213,14 @@ def _within(seconds):
     can = hasattr(signal, 'SIGALRM') and threading.current_thread() is threading.main_thread()
     began, spent = time.monotonic(), time.process_time()
     def late(signum, frame):
-        waited, worked = time.monotonic()-began, time.process_time()-spent
-        if worked<seconds/2 and waited<9.5*seconds: return signal.setitimer(signal.ITIMER_REAL, seconds) # something else keeps the machine
+        waited, busy = time.monotonic()-began, time.process_time()-spent<seconds/2 # with something else
+        if busy and waited<9.5*seconds: return signal.setitimer(signal.ITIMER_REAL, seconds)
         raise _Late(f'no answer after {waited:.0f} seconds: is there a loop without an end?')
     before = signal.signal(signal.SIGALRM, late) if can else None
     if can: signal.setitimer(signal.ITIMER_REAL, seconds)
     try: yield
     finally:
-        if can:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
+        if can: signal.setitimer(signal.ITIMER_REAL, 0), signal.signal(signal.SIGALRM, before)
 
 # %% ../nbs/00_notation.ipynb #93bee222
 _course = '.hardcl_course' # a file in the folder of working copies: names of exercises that are done
