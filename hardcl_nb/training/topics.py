@@ -82,7 +82,7 @@ datasets.add('topics', topics, label='Docstrings by module')
 def told_apart(
     z:Tensor, y:Tensor, # Training vectors, (n, d), and labels, (n,)
     t:Tensor, ty:Tensor # Test vectors, (k, d), and labels, (k,)
-) -> dict[str, float]: # centre, knn: accuracies; rank: effective rank of the class means; cosine: mean over pairs of classes
+) -> dict[str, float]: # centre, knn: accuracies; rank: effective rank of the class means; cosine: their mean cosine
     "How well vectors tell classes apart, and how their means lie."
     C = int(y.max())+1
     mu = class_means(z, y, C)
@@ -92,11 +92,12 @@ def told_apart(
         rank=effective_rank(spectrum(mu).sqrt()), cosine=float(cosine))
 
 def beside_words(
-    encoder:nn.Module, # Trained on `topics`
-    cfg:Any            # Settings of its run
+    encoder:nn.Module,   # Trained on `topics`
+    cfg:Any=None,        # Settings of its run: where the sources' texts are kept
+    data:Data|None=None  # Another set of bags that it was trained on; `topics` if None
 ) -> dict[str, float]: # `told_apart` of the bags, as words_..., and of the embeddings, as embedded_...
     "An embedding beside the bags of words that it was made from."
-    d = topics(cfg.root)
+    d = topics(cfg.root) if data is None else data
     device = next(encoder.parameters()).device
     before = told_apart(d.train_x, d.train_y, d.test_x, d.test_y)
     z, t = (embed(encoder, x.to(device)).cpu() for x in (d.train_x, d.test_x))
