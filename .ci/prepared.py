@@ -21,12 +21,24 @@ def mend(text):
         out.append(line)
     return '\n'.join(out)
 
+def examples(text):
+    "Examples of a docstring as code: a line that begins with >>> is a quotation in Markdown."
+    out, inside, example = [], False, False
+    for line in [*text.split('\n'), '']:
+        if line.startswith('```'): inside = not inside
+        begins = line.startswith('>>>') and not (inside or example)
+        ends = example and not line.strip()
+        if begins or ends: out.append('```python' if begins else '```')
+        example = begins or example and not ends
+        out.append(line)
+    return '\n'.join(out[:-1])
+
 def plain_links(cell):
-    "Mend the links of a cell, in prose and in what a signature prints."
+    "Mend the links of a cell, in prose and in what a signature prints, and its examples."
     if cell.cell_type=='markdown': cell.source = mend(cell.source)
     for o in cell.get('outputs', []):
         text = o.get('data', {}).get('text/markdown')
-        if text is not None: o['data']['text/markdown'] = mend(text if isinstance(text, str) else ''.join(text)).splitlines(True)
+        if text is not None: o['data']['text/markdown'] = examples(mend(text if isinstance(text, str) else ''.join(text))).splitlines(True)
 
 def fold_code(cell):
     "What stands collapsed in Jupyter is folded on the site."

@@ -64,6 +64,10 @@ def without_alt(cells):
         shown = [s]*(c['cell_type']=='markdown')+[''.join(o.get('data', {}).get('text/html', '')) for o in c.get('outputs', [])]
         for h in shown: yield from (tag[:80] for tag in re.findall(r'<img\b[^>]*>', h) if not re.search(r'\balt="[^"]+"', tag))
 
+def quoted(cells):
+    "Examples that Markdown shows as quotations: lines with >>> outside of a block of code."
+    for s in texts(cells): yield from re.findall(r'^>>>.*', re.sub(r'^```.*?^```', '', s, flags=re.M|re.S), re.M)
+
 def jumps(cells):
     "Headings that leave a level out; the title is level 1."
     level = 1
@@ -74,6 +78,7 @@ def jumps(cells):
 def test_no_dead_anchor(site): assert sorted(set(dead(site)))==[]
 def test_no_raw_links(site): assert {p: u for p,cells in site.items() if (u := list(unsound(cells)))}=={}
 def test_pictures_have_a_text(site): assert {p: a for p,cells in site.items() if (a := list(without_alt(cells)))}=={}
+def test_examples_are_code(site): assert {p: q for p,cells in site.items() if (q := list(quoted(cells)))}=={}
 def test_headings_in_order(site): assert {p: j for p,cells in site.items() if (j := list(jumps(cells)))}=={}
 
 def test_the_checks_see_what_they_look_for():
@@ -95,6 +100,12 @@ def test_links_that_nbdev_should_not_make_are_mended():
     assert mend(f'{link}\n```python\n# {link}\n```\n{link}')==f'{link}\n```python\n# train\n```\n{link}'
     for name in ('_slopes', 'Data.to', '_A.f'): assert mend(f'[`{name}`](https://a.b/x.html#{name.lower()})')==f'`{name}`'
     assert 'procs = prepared:plain_links' in (root/'settings.ini').read_text() and 'PYTHONPATH=.ci .venv/bin/nbdev_docs' in (root/'Makefile').read_text()
+
+def test_examples_of_docstrings_become_code():
+    from prepared import examples
+    assert examples('Text.\n\n>>> 1+1\n2\n\nMore.\n\n>>> 3\n3')=='Text.\n\n```python\n>>> 1+1\n2\n```\n\nMore.\n\n```python\n>>> 3\n3\n```'
+    inside = '```python\n>>> 1\n1\n```\n> a quotation'
+    assert examples(inside)==inside and list(quoted([dict(cell_type='markdown', source=['>>> 1\n1'])]))==['>>> 1']
 
 # ---- what the site has and the notebooks have not ----
 def figure(c): return c['cell_type']=='code' and any('image/png' in o.get('data', {}) or 'class="film"' in ''.join(o.get('data', {}).get('text/html', '')) for o in c.get('outputs', []))

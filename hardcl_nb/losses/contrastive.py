@@ -177,7 +177,7 @@ class ContrastiveLoss(nn.Module):
 class SCL(ContrastiveLoss):
     """Supervised contrastive loss: negatives from the other classes, all alike.
 
-    Takes embeddings (n, d) and labels (n,); options and refusals are those of `ContrastiveLoss` (Jiang et al. 2023).
+    Takes embeddings (n, d), labels (n,); options and refusals of `ContrastiveLoss` (Jiang et al. 2023, section 3).
 
     >>> import torch
     >>> round(hardcl_nb.SCL()(torch.eye(4), torch.tensor([0, 0, 1, 1])).item(), 4)
@@ -194,7 +194,7 @@ class SCL(ContrastiveLoss):
 class HSCL(ContrastiveLoss):
     """Hard supervised contrastive loss: negatives from the other classes, tilted by exp(βs).
 
-    Takes embeddings (n, d) and labels (n,); options and refusals are those of `ContrastiveLoss` (Jiang et al. 2023).
+    Takes embeddings (n, d), labels (n,); options and refusals of `ContrastiveLoss` (Jiang et al. 2023, section 3).
 
     >>> import torch
     >>> round(hardcl_nb.HSCL(beta=5.)(torch.eye(4), torch.tensor([0, 0, 1, 1])).item(), 4)
@@ -213,7 +213,7 @@ class HSCL(ContrastiveLoss):
 class UCL(ContrastiveLoss):
     """Unsupervised contrastive loss: negatives from everywhere but the anchor, all alike.
 
-    Takes embeddings (n, d) and labels (n,); options and refusals are those of `ContrastiveLoss` (Jiang et al. 2023).
+    Takes embeddings (n, d), labels (n,); options and refusals of `ContrastiveLoss` (Jiang et al. 2023, section 3).
 
     >>> import torch
     >>> round(hardcl_nb.UCL()(torch.eye(4), torch.tensor([0, 0, 1, 1])).item(), 4)
@@ -230,7 +230,7 @@ class UCL(ContrastiveLoss):
 class HUCL(ContrastiveLoss):
     """Hard unsupervised contrastive loss: negatives from everywhere but the anchor, tilted by exp(βs).
 
-    Takes embeddings (n, d) and labels (n,); options and refusals are those of `ContrastiveLoss` (Jiang et al. 2023).
+    Takes embeddings (n, d), labels (n,); options and refusals of `ContrastiveLoss` (Jiang et al. 2023, section 3).
 
     >>> import torch
     >>> round(hardcl_nb.HUCL(beta=5.)(torch.eye(4), torch.tensor([0, 0, 1, 1])).item(), 4)

@@ -91,6 +91,7 @@ def told_apart(
     return dict(centre=centre_accuracy(z, y, t, ty, C), knn=accuracy(predict_knn(z, y, t, k=10), ty),
         rank=effective_rank(spectrum(mu).sqrt()), cosine=float(cosine))
 
+# %% ../../nbs/57_topics.ipynb #besidecd
 def beside_words(
     encoder:nn.Module,   # Trained on `topics`
     cfg:Any=None,        # Settings of its run: where the sources' texts are kept
