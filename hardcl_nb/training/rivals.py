@@ -216,11 +216,9 @@ methods.add('triplet', triplet_loss, label='triplet')
 
 # %% ../../nbs/57_rivals.ipynb #own00002
 def own_negative_loss(
-    z:Tensor,           # Embeddings, (n, d)
-    y:Tensor,           # Labels, (n,): positives are the others of the anchor's class
-    beta:float=5.,      # Hardness, >= 0
-    detach:bool=True,   # Hold the weights fixed in the gradient?
-    validate:bool=True  # Look at the values too?
+    z:Tensor, y:Tensor, # Embeddings, (n, d); labels, (n,): positives are the others of the anchor's class
+    beta:float=5., detach:bool=True, # Hardness, >= 0; hold the weights fixed in the gradient?
+    validate:bool=True # Look at the values too?
 ) -> Tensor: # The loss, a scalar
     "HUCL with each anchor among its own negatives, in plain lines (code of Jiang et al. 2023, arXiv 2311.05139)."
     z, y = check_embeddings(z, finite=validate), check_labels(y, len(z), device=z.device)
