@@ -37,20 +37,21 @@ class SearchConfig:
     tests:int=0             # Held-out pairs to measure on; all if 0
     data:str='data'         # Folder of the pairs that were read, and of frozen embeddings
     seed:int=0              # Of first weights and batches
-
-    def __post_init__(self):
-        check_choice(self.encoder, 'encoder', ('words', 'heads'))
-        check_choice(self.negatives, 'negatives', ('batch', 'mined'))
-        for k in ('cone', 'beta', 'alpha', 'margin'): check_number(getattr(self, k), k, 0)
-        for k in ('tau', 'lr'): check_number(getattr(self, k), k, 0, strict=True)
-        least = dict(batch_size=2, steps=1, dim=2, pairs=0, tests=0, seed=0)
-        for k,low in least.items(): check_count(getattr(self, k), k, low)
-        need(self.encoder=='heads' or not self.cone, 'cone', self.cone, "0 with encoder='words', which freezes nothing")
-
+    def __post_init__(self): _check(self)
     @property
     def kappa(self) -> float: return (1+self.beta)/self.tau # The exponent: which negatives
-
     def result(self) -> dict[str, Any]: return search(self) # Train and measure
+
+# %% ../../nbs/68_search.ipynb #bdafed23
+def _check(cfg):
+    "Refuse settings that cannot work."
+    check_choice(cfg.encoder, 'encoder', ('words', 'heads'))
+    check_choice(cfg.negatives, 'negatives', ('batch', 'mined'))
+    for k in ('cone', 'beta', 'alpha', 'margin'): check_number(getattr(cfg, k), k, 0)
+    for k in ('tau', 'lr'): check_number(getattr(cfg, k), k, 0, strict=True)
+    least = dict(batch_size=2, steps=1, dim=2, pairs=0, tests=0, seed=0)
+    for k,low in least.items(): check_count(getattr(cfg, k), k, low)
+    need(cfg.encoder=='heads' or not cfg.cone, 'cone', cfg.cone, "0 with encoder='words', which freezes nothing")
 
 # %% ../../nbs/68_search.ipynb #3f2c6ce4
 def _rows(pairs, n, m):
@@ -72,6 +73,7 @@ def _embed(texts):
     model.max_seq_length = 64
     return model.encode(texts, batch_size=64, normalize_embeddings=True, show_progress_bar=True)
 
+# %% ../../nbs/68_search.ipynb #a1238abe
 def frozen_embeddings(
     texts:tuple[list[str], list[str]], # Sentences and their code, n each
     path:str|Path                      # Archive that keeps them
