@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from ..checks import check_choice, check_count, check_number, need
 from .cli import Progress
-if TYPE_CHECKING:
-    from torch import Tensor
-    from hardcl_nb.training.docstrings import TextPairs
+if TYPE_CHECKING: from torch import Tensor
 
 # %% ../../nbs/68_search.ipynb #44c74c68
 @dataclass(frozen=True)
@@ -63,6 +61,7 @@ def _rows(pairs, n, m):
         need(len(r)>=max(k, 2), arg, k, f'at most {len(r)}, and 2 at least')
     return rows
 
+# %% ../../nbs/68_search.ipynb #98f2ef19
 def _embed(texts):
     "Embeddings of texts by a sentence encoder, (n, 384)."
     try:
@@ -114,6 +113,7 @@ def _inputs(pairs, folder, encoder, n, m):
     v = make_vocabulary(first[:k]+second[:k])
     return Bags(first, v), Bags(second, v), v, k, pairs.digest
 
+# %% ../../nbs/68_search.ipynb #3de36aba
 @lru_cache(maxsize=4)
 def _data(*how):
     "The same for all docstrings of this Python; kept for the next run."
@@ -140,6 +140,7 @@ def _mine(cfg, f, g, n):
         every = torch.arange(n).split(4096)
         return mine_negatives(torch.cat([*map(f, every)]), torch.cat([*map(g, every)]), 10, margin=cfg.margin)
 
+# %% ../../nbs/68_search.ipynb #c119a572
 def _loss(cfg, f, g, rows, mined, draw):
     "The loss of a batch of pairs."
     import torch
@@ -165,12 +166,6 @@ def _measured(x, w):
     e = spectrum(w)
     return {**out, 'own_cosine': float((x*w).sum(1).mean()), 'effective_rank': float(effective_rank(e))}, e
 
-def _batches(n, size, generator):
-    "Numbers of pairs without end: one order after another, the rest of each left out."
-    import torch
-    need(size<=n, 'batch_size', size, f'at most {n}, the pairs there are')
-    while True: yield from (b for b in torch.randperm(n, generator=generator).split(size) if len(b)==size)
-
 # %% ../../nbs/68_search.ipynb #626e0b8c
 def search(
     cfg:SearchConfig,            # Settings
@@ -178,14 +173,14 @@ def search(
 ) -> dict[str, Any]: # 'final' numbers, 'curve' of the loss, 'spectrum' of the code, and what the pairs were
     "Train two towers for code search, and measure them on held-out files."
     import time, torch
-    g = torch.Generator().manual_seed(cfg.seed)
-    how = cfg.data, cfg.encoder, cfg.pairs, cfg.tests
+    from hardcl_nb.training.data import random_batches
+    g, how = torch.Generator().manual_seed(cfg.seed), (cfg.data, cfg.encoder, cfg.pairs, cfg.tests)
     first, second, vocabulary, n, digest = _data(*how) if pairs is None else _inputs(pairs, *how)
     f, h, weights = _towers(cfg, first, second, vocabulary, g)
     optimiser = torch.optim.Adam([*weights], cfg.lr, fused=True)
     falling = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: 1-k/cfg.steps)
     mined, curve, begin = None, [], time.perf_counter()
-    for k,rows in zip(range(cfg.steps), _batches(n, cfg.batch_size, g)):
+    for k,rows in zip(range(cfg.steps), random_batches(n, cfg.batch_size, g)):
         if cfg.negatives=='mined' and k in (cfg.steps//3, 2*cfg.steps//3): mined = _mine(cfg, f, h, n)
         loss = _loss(cfg, f, h, rows, mined, g)
         optimiser.zero_grad()
@@ -205,6 +200,7 @@ def _rounded(v):
     if isinstance(v, list): return [*map(_rounded, v)]
     return v if not isinstance(v, float) else float(f'{v:.6g}') if math.isfinite(v) else None
 
+# %% ../../nbs/68_search.ipynb #e7858f75
 def kept_results(
     runs:dict[str, Any],   # Name -> settings with a method `result`
     out:str|Path,          # Folder of the results; what is there already is kept
@@ -237,6 +233,7 @@ def _searches():
     untrained = [dict(base, steps=1, lr=1e-12) for base,_ in arms]
     return [{**base, **f} for base,some in arms for f in some]+untrained
 
+# %% ../../nbs/68_search.ipynb #3fe3dd15
 retrieval:dict[str, Any] = dict(name='retrieval', seeds=5, runs=_searches(),
     question='Code search: which negatives (kappa) and which anchors (rate), for an encoder with free parameters '
         'for each word and for heads on frozen embeddings?',
