@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from ..checks import check_choice, check_count, check_number, need
 from .cli import Progress
-if TYPE_CHECKING:
-    from torch import Tensor
-    from hardcl_nb.training.docstrings import TextPairs
+if TYPE_CHECKING: from torch import Tensor
 
 # %% ../../nbs/68_search.ipynb #44c74c68
 @dataclass(frozen=True)
@@ -37,20 +35,21 @@ class SearchConfig:
     tests:int=0             # Held-out pairs to measure on; all if 0
     data:str='data'         # Folder of the pairs that were read, and of frozen embeddings
     seed:int=0              # Of first weights and batches
-
-    def __post_init__(self):
-        check_choice(self.encoder, 'encoder', ('words', 'heads'))
-        check_choice(self.negatives, 'negatives', ('batch', 'mined'))
-        for k in ('cone', 'beta', 'alpha', 'margin'): check_number(getattr(self, k), k, 0)
-        for k in ('tau', 'lr'): check_number(getattr(self, k), k, 0, strict=True)
-        least = dict(batch_size=2, steps=1, dim=2, pairs=0, tests=0, seed=0)
-        for k,low in least.items(): check_count(getattr(self, k), k, low)
-        need(self.encoder=='heads' or not self.cone, 'cone', self.cone, "0 with encoder='words', which freezes nothing")
-
+    def __post_init__(self): _check(self)
     @property
     def kappa(self) -> float: return (1+self.beta)/self.tau # The exponent: which negatives
-
     def result(self) -> dict[str, Any]: return search(self) # Train and measure
+
+# %% ../../nbs/68_search.ipynb #bdafed23
+def _check(cfg):
+    "Refuse settings that cannot work."
+    check_choice(cfg.encoder, 'encoder', ('words', 'heads'))
+    check_choice(cfg.negatives, 'negatives', ('batch', 'mined'))
+    for k in ('cone', 'beta', 'alpha', 'margin'): check_number(getattr(cfg, k), k, 0)
+    for k in ('tau', 'lr'): check_number(getattr(cfg, k), k, 0, strict=True)
+    least = dict(batch_size=2, steps=1, dim=2, pairs=0, tests=0, seed=0)
+    for k,low in least.items(): check_count(getattr(cfg, k), k, low)
+    need(cfg.encoder=='heads' or not cfg.cone, 'cone', cfg.cone, "0 with encoder='words', which freezes nothing")
 
 # %% ../../nbs/68_search.ipynb #3f2c6ce4
 def _rows(pairs, n, m):
@@ -62,6 +61,7 @@ def _rows(pairs, n, m):
         need(len(r)>=max(k, 2), arg, k, f'at most {len(r)}, and 2 at least')
     return rows
 
+# %% ../../nbs/68_search.ipynb #98f2ef19
 def _embed(texts):
     "Embeddings of texts by a sentence encoder, (n, 384)."
     try:
@@ -72,6 +72,7 @@ def _embed(texts):
     model.max_seq_length = 64
     return model.encode(texts, batch_size=64, normalize_embeddings=True, show_progress_bar=True)
 
+# %% ../../nbs/68_search.ipynb #a1238abe
 def frozen_embeddings(
     texts:tuple[list[str], list[str]], # Sentences and their code, n each
     path:str|Path                      # Archive that keeps them
@@ -112,6 +113,7 @@ def _inputs(pairs, folder, encoder, n, m):
     v = make_vocabulary(first[:k]+second[:k])
     return Bags(first, v), Bags(second, v), v, k, pairs.digest
 
+# %% ../../nbs/68_search.ipynb #3de36aba
 @lru_cache(maxsize=4)
 def _data(*how):
     "The same for all docstrings of this Python; kept for the next run."
@@ -138,6 +140,7 @@ def _mine(cfg, f, g, n):
         every = torch.arange(n).split(4096)
         return mine_negatives(torch.cat([*map(f, every)]), torch.cat([*map(g, every)]), 10, margin=cfg.margin)
 
+# %% ../../nbs/68_search.ipynb #c119a572
 def _loss(cfg, f, g, rows, mined, draw):
     "The loss of a batch of pairs."
     import torch
@@ -163,12 +166,6 @@ def _measured(x, w):
     e = spectrum(w)
     return {**out, 'own_cosine': float((x*w).sum(1).mean()), 'effective_rank': float(effective_rank(e))}, e
 
-def _batches(n, size, generator):
-    "Numbers of pairs without end: one order after another, the rest of each left out."
-    import torch
-    need(size<=n, 'batch_size', size, f'at most {n}, the pairs there are')
-    while True: yield from (b for b in torch.randperm(n, generator=generator).split(size) if len(b)==size)
-
 # %% ../../nbs/68_search.ipynb #626e0b8c
 def search(
     cfg:SearchConfig,            # Settings
@@ -176,14 +173,14 @@ def search(
 ) -> dict[str, Any]: # 'final' numbers, 'curve' of the loss, 'spectrum' of the code, and what the pairs were
     "Train two towers for code search, and measure them on held-out files."
     import time, torch
-    g = torch.Generator().manual_seed(cfg.seed)
-    how = cfg.data, cfg.encoder, cfg.pairs, cfg.tests
+    from hardcl_nb.training.data import random_batches
+    g, how = torch.Generator().manual_seed(cfg.seed), (cfg.data, cfg.encoder, cfg.pairs, cfg.tests)
     first, second, vocabulary, n, digest = _data(*how) if pairs is None else _inputs(pairs, *how)
     f, h, weights = _towers(cfg, first, second, vocabulary, g)
     optimiser = torch.optim.Adam([*weights], cfg.lr, fused=True)
     falling = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: 1-k/cfg.steps)
     mined, curve, begin = None, [], time.perf_counter()
-    for k,rows in zip(range(cfg.steps), _batches(n, cfg.batch_size, g)):
+    for k,rows in zip(range(cfg.steps), random_batches(n, cfg.batch_size, g)):
         if cfg.negatives=='mined' and k in (cfg.steps//3, 2*cfg.steps//3): mined = _mine(cfg, f, h, n)
         loss = _loss(cfg, f, h, rows, mined, g)
         optimiser.zero_grad()
@@ -203,6 +200,7 @@ def _rounded(v):
     if isinstance(v, list): return [*map(_rounded, v)]
     return v if not isinstance(v, float) else float(f'{v:.6g}') if math.isfinite(v) else None
 
+# %% ../../nbs/68_search.ipynb #e7858f75
 def kept_results(
     runs:dict[str, Any],   # Name -> settings with a method `result`
     out:str|Path,          # Folder of the results; what is there already is kept
@@ -235,6 +233,7 @@ def _searches():
     untrained = [dict(base, steps=1, lr=1e-12) for base,_ in arms]
     return [{**base, **f} for base,some in arms for f in some]+untrained
 
+# %% ../../nbs/68_search.ipynb #3fe3dd15
 retrieval:dict[str, Any] = dict(name='retrieval', seeds=5, runs=_searches(),
     question='Code search: which negatives (kappa) and which anchors (rate), for an encoder with free parameters '
         'for each word and for heads on frozen embeddings?',
