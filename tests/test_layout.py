@@ -134,6 +134,13 @@ def test_stored_outputs_are_real_and_clean(p):
     assert all(c['execution_count'] is None or isinstance(c['execution_count'], int) for c in cs)
 
 @each
+def test_formulas_have_single_backslashes(p):
+    "Two of them are a new line: right between rows of a matrix, and a word that stands there bare anywhere else."
+    for s in prose(p):
+        for m in re.findall(r'\$\$?[^$]+\$', s):
+            if r'\begin{' not in m: assert not re.search(r'\\\\[A-Za-z]', m), m
+
+@each
 def test_figures_have_a_text(p):
     "Each static figure says what it shows, for readers who cannot see it."
     for c in cells(p):
