@@ -13,7 +13,7 @@ from typing import Any
 from ..checks import need
 
 # %% ../../nbs/68_questions.ipynb #47a9c377
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Experiment:
     "A question, what is expected, and the settings of every run that answers it."
     name:str               # Name on the command line and of the file of results
@@ -23,6 +23,7 @@ class Experiment:
     seeds:int=3            # Seeds 0, 1, ...
     judge:str=''           # 'module:function': a trained encoder, its settings -> further final numbers; '' for none
     kind:str='hardcl_nb.runs.config:RunConfig' # Kind of settings; any other has a method `result` that makes the run
+    def __repr__(self): return f'Experiment({self.name!r}: {len(self.runs)} runs, {self.seeds} seeds)'
 
 # %% ../../nbs/68_questions.ipynb #0fbc4d80
 experiments:dict[str, Experiment] = {}
@@ -166,12 +167,12 @@ declare('limits', 'Where does hardness help and where does it hurt: wrong labels
     'Clean: beta = 30 > 5 > SCL in accuracy, triplets below SCL, SupCon (kappa = 10, saturating) between SCL and '
     'beta = 5, cross-entropy within 3 points of beta = 5. 40 % wrong labels: beta = 30 below beta = 5, '
     'SCL below both. A long tail and few samples: beta = 5 above SCL; with few samples by less than on clean data.',
-    [r for d in ('latent_hard', 'latent_noisy40', 'latent_uneven', 'latent_few') for r in _versus(d, 100)], seeds=2)
+    [r for d in ('latent_hard', 'latent_noisy40', 'latent_uneven', 'latent_few') for r in _versus(d, 100)], seeds=5)
 
 # %% ../../nbs/68_questions.ipynb #83c90c9f
 declare('transfer', 'Trained on eighty classes, how well does an embedding tell twenty others apart?',
     'What counts is rank: beta = 30 >= beta = 5 > SCL, and cross-entropy with label smoothing below beta = 5.',
-    _versus('latent80', 80), seeds=2, judge='hardcl_nb.training.rivals:unseen')
+    _versus('latent80', 80), seeds=5, judge='hardcl_nb.training.rivals:unseen')
 
 declare('coarse', 'Five fine classes make a coarse one in CIFAR-100: what does hardness do for the level that a '
     'network was trained on, and for the other?',
