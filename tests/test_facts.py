@@ -1,9 +1,10 @@
 "Facts that only the pages looked at, module by module: each can be reached by a user."
-import base64, csv, json, math, os, platform, re, sys, threading, zlib
+import base64, errno, hashlib, io, json, math, os, platform, re, zipfile, zlib
+from dataclasses import replace
 from html import unescape
 import matplotlib.pyplot as plt, numpy as np, pytest, torch
 import torch.nn.functional as F
-from hypothesis import given, settings, strategies as st
+from PIL import Image
 from torch.testing import assert_close
 from hardcl_nb import HSCL, CrossLoss, LearnedTau, cross_loss
 from hardcl_nb.figures import beta_colors, beta_style, by_hand, film
@@ -12,12 +13,16 @@ from hardcl_nb.losses.cost import Cost
 from hardcl_nb.losses.explicit import ranking_loss
 from hardcl_nb.losses.relations import relation_loss
 from hardcl_nb.measures.collapse import collapse_report, nc4
+from hardcl_nb.measures.centres import centre_accuracy
 from hardcl_nb.measures.meter import CollapseMeter
 from hardcl_nb.routes import hardcl_progress, read_page, route_minutes
 from hardcl_nb.runs.arrays import read_arrays
+from hardcl_nb.runs.config import RunConfig
 from hardcl_nb.runs.diagnose import diagnose, text_report
+from hardcl_nb.runs.folder import load_run, run
 from hardcl_nb.runs.monitor import Monitor, end_run, follow
 from hardcl_nb.runs.pairs import explore
+from hardcl_nb.runs.storage import collect, read_csv
 from hardcl_nb.tables import methods
 from hardcl_nb.theory.bounds import scl_bound, ucl_bound
 from hardcl_nb.theory.certificate import certificate
@@ -28,7 +33,9 @@ from hardcl_nb.theory.hardening import Exponential
 from hardcl_nb.theory.psi import InfoNCE
 from hardcl_nb.theory.rates import hard_pull
 from hardcl_nb.theory.worlds import block_world
-from hardcl_nb.training.data import Data, bayes_accuracy, digits, take_classes
+from hardcl_nb.training.data import bayes_accuracy, digits, take_classes
+from hardcl_nb.training.datasets import tinyimagenet
+from hardcl_nb.training.images import check_sha256
 from hardcl_nb.training.probes import seed_intervals
 
 def gen(seed=0): return torch.Generator().manual_seed(seed)
@@ -78,12 +85,12 @@ def test_a_temperature_that_is_learned():
     loss = HSCL(2., tau=tau)
     got = loss(z, y)
     got.backward()
-    assert_close(got, contrastive_loss(z, y, beta=2., tau=.3).to(got), rtol=1e-6, atol=0)
-    assert float(tau.log_tau)==pytest.approx(math.log(.2)) and tau.log_tau.grad.abs()>1e-3 and '0.3' in repr(tau) and 'low=0.1' in repr(tau)
+    assert_close(got.detach(), contrastive_loss(z, y, beta=2., tau=.3).to(got.dtype), rtol=1e-6, atol=0)
+    assert tau.log_tau.item()==pytest.approx(math.log(.2)) and tau.log_tau.grad.abs()>1e-3 and '0.3' in repr(tau) and 'low=0.1' in repr(tau)
     for bad in (dict(tau=.1, low=.1), dict(tau=-1.), dict(low=-1.)):
         with pytest.raises(ValueError): LearnedTau(**bad)
     with torch.no_grad(): tau.log_tau.fill_(-50)
-    assert float(tau())>=.1
+    assert tau().item()>=.1
 
 def test_rows_whose_label_does_not_count():
     "The loss of the others; among rows they are NaN."
@@ -198,7 +205,7 @@ def test_a_report_in_words_and_as_a_table():
     z = torch.randn(60, 9, generator=gen()).double()
     r = collapse_report(z, torch.arange(60)%8)
     lines = dict(l.split(maxsplit=1) for l in repr(r).splitlines())
-    assert float(lines['zero_sum'])==pytest.approx(r.zero_sum, rel=1e-3) and lines['num_samples']==str(r.num_samples) if 'num_samples' in lines else True
+    assert float(lines['zero_sum'])==pytest.approx(r.zero_sum, rel=1e-3) and lines['num_samples']==str(r.num_samples)
     assert all(f'>{k}<' in r._repr_html_() for k in lines) and 'num_classes' in r.as_dict() and json.dumps(r.as_dict())
     assert any('…' in v for v in lines.values())
 
@@ -222,7 +229,72 @@ def test_the_first_classes_of_a_set():
     assert d.num_classes==3 and torch.equal(d.train_x, whole.train_x[whole.train_y<3]) and d.test_y.unique().tolist()==[0, 1, 2]
     with pytest.raises(ValueError, match='^classes: expected at most 10, the number of classes of digits'): take_classes(whole, 11)
 
+def test_tiny_imagenet_from_its_zip(tmp_path):
+    "Extracted once, after a look at its checksum; labels by the order of the names, grey pictures in three channels."
+    names = ('n02', 'n01')
+    with zipfile.ZipFile(tmp_path/'tiny-imagenet-200.zip', 'w') as z:
+        def put(name, text): z.writestr(f'tiny-imagenet-200/{name}', text)
+        def picture(grey):
+            f = io.BytesIO()
+            (Image.new('L', (64, 64), grey) if grey>100 else Image.new('RGB', (64, 64), (grey,)*3)).save(f, 'JPEG')
+            return f.getvalue()
+        put('wnids.txt', '\n'.join(names))
+        for i,c in enumerate(names):
+            for k in range(2): put(f'train/{c}/images/{c}_{k}.JPEG', picture(50+100*i))
+        put('val/val_annotations.txt', 'b.JPEG\tn02\t0\t0\t1\t1\na.JPEG\tn01\t0\t0\t1\t1\n')
+        for f,grey in (('a', 150), ('b', 50)): put(f'val/images/{f}.JPEG', picture(grey))
+    with pytest.raises(ValueError, match='^data: .*tiny-imagenet-200.zip is damaged or another version'): tinyimagenet(tmp_path)
+    assert not (tmp_path/'tiny-imagenet-200').exists()
+    for _ in range(2): tinyimagenet(tmp_path, sha256=None)
+    (tmp_path/'tiny-imagenet-200.zip').unlink()
+    d = tinyimagenet(tmp_path) # what was extracted is enough
+    assert d.classes==('n01', 'n02') and d.train_y.tolist()==[0, 0, 1, 1] and d.test_y.tolist()==[1, 0] and tuple(d.train_x.shape)==(4, 3, 64, 64)
+    assert (d.train_x[0].float().mean()-150).abs()<2 and (d.test_x[0].float().mean()-50).abs()<2
+
+def test_a_checksum(tmp_path):
+    (tmp_path/'a').write_bytes(b'abc')
+    sha = hashlib.sha256(b'abc').hexdigest()
+    assert check_sha256(tmp_path/'a', sha.upper())==tmp_path/'a'
+    with pytest.raises(ValueError, match=f'^data: expected SHA-256 0, got {sha}: a is damaged'): check_sha256(tmp_path/'a', '0')
+    with pytest.raises(FileNotFoundError, match='^data: expected an existing file'): check_sha256(tmp_path/'b', sha)
+
 # ---- runs ----
+def test_a_run_from_its_folder(tmp_path):
+    "The encoder of the last checkpoint, ready to embed, and the data; the numbers are those of the run."
+    rows = run(RunConfig(method='scl', steps=3, eval_every=3), tmp_path/'a')
+    r = load_run(tmp_path/'a')
+    with torch.no_grad(): z, t = r.enc(r.data.train_x), r.enc(r.full.test_x)
+    assert r.step==3 and not r.enc.training and len(r.data.train_x)<len(r.full.train_x)
+    assert centre_accuracy(z, r.data.train_y, t, r.full.test_y, 10)==pytest.approx(rows[-1]['test_acc'], abs=1e-6)
+    with pytest.raises(FileNotFoundError, match='^out: expected a folder with the config.json of a run'): load_run(tmp_path)
+
+def test_what_a_run_cannot_go_on_with(tmp_path):
+    "Another setting is named with the one that was; a length that shapes a schedule says so; a setting that the checkpoint knows otherwise is damage."
+    cfg = RunConfig(method='hscl', beta=2., steps=2, eval_every=2, lr_schedule='cosine')
+    run(cfg, tmp_path/'a')
+    for kw,said in ((dict(beta=3.), '^beta: expected 2.0, as in the run to resume'), (dict(steps=4), 'lr_schedule=cosine is shaped by the length')):
+        with pytest.raises(ValueError, match=said): run(replace(cfg, **kw), tmp_path/'a', resume=True)
+    c = tmp_path/'a/config.json'
+    c.write_text(c.read_text().replace('"beta": 2.0', '"beta": 2.5'))
+    with pytest.raises(ValueError, match='config.json: expected beta = 2.0, as in the checkpoint, got beta = 2.5, damaged'): run(cfg, tmp_path/'a', resume=True)
+
+def test_a_folder_where_no_lock_can_be_had_says_so(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip('fcntl')
+    def none(*args): raise OSError(errno.ENOLCK, 'No locks available')
+    monkeypatch.setattr(fcntl, 'flock', none)
+    with pytest.warns(UserWarning, match='^out: no lock can be had in .*No locks available.*make sure that no other process writes there'):
+        run(RunConfig(method='scl', steps=1, eval_every=1), tmp_path/'a')
+    assert not (tmp_path/'a/.lock').exists()
+
+def test_tables_of_a_comparison_are_those_of_its_runs(tmp_path):
+    "Read and written back; what is no table is named."
+    for s in (0, 1): run(RunConfig(method='scl', steps=1, eval_every=1, seed=s), tmp_path/f'c/runs/{s}')
+    rows, spectra = collect(tmp_path/'c')
+    assert len(read_csv(tmp_path/'c/metrics.csv'))==len(rows)==4
+    assert read_csv(tmp_path/'c/spectra.csv')==spectra and {r['seed'] for r in rows}=={0, 1}
+    (tmp_path/'x.csv').write_bytes(b'a,b\n1,\xff\n')
+    with pytest.raises(ValueError, match='x.csv: expected a table, got'): read_csv(tmp_path/'x.csv')
+
 def test_a_pair_of_a_torch_file(tmp_path):
     "Embeddings and labels; of more things, by number."
     z, y = torch.randn(4, 2, generator=gen()), torch.arange(4)
