@@ -1,5 +1,5 @@
 "Code search in little: what is trained, measured and kept."
-import math
+import math, sys
 from dataclasses import replace
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
@@ -50,7 +50,7 @@ def test_heads_on_embeddings_that_say_it_all(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match='^data: expected frozen embeddings of these pairs, got .* made of other texts'): frozen_embeddings((['a'], ['b']), file)
 
 def test_the_encoder_of_sentences_is_asked_for_by_name(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__('sys').modules, 'all_minilm_l6_v2', None)
+    monkeypatch.setitem(sys.modules, 'all_minilm_l6_v2', None)
     with pytest.raises(ImportError, match=r"^encoder: expected pip install 'hardcl_nb\[search\]', got no all_minilm_l6_v2"): frozen_embeddings((['a'], ['b']), tmp_path/'e.npz')
 
 @pytest.mark.parametrize('kw, said', [(dict(batch_size=91), '^batch_size: expected at most 90'), (dict(pairs=91), '^pairs: expected at most 90'), (dict(tests=31), '^tests: expected at most 30')])
