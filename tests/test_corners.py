@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 import matplotlib.pyplot as plt, numpy as np, pytest, torch
+from PIL import Image
 from torch import distributed as dist
 import hardcl_nb.figures as figures
 import hardcl_nb.runs.experiments as experiments
@@ -22,6 +23,7 @@ from hardcl_nb.theory.bounds import ucl_bound
 from hardcl_nb.theory.psi import MeanForm
 from hardcl_nb.training.docstrings import TextPairs
 from hardcl_nb.training.processes import pick_device
+from hardcl_nb.training.streams import file_batches, stream_folder
 
 # ---- front ends ----
 def test_controls_by_hand_where_somebody_listens(monkeypatch):
@@ -141,6 +143,16 @@ def test_devices_that_are_not_there():
         with pytest.raises(ValueError, match=said): pick_device(name)
 
 # ---- files, words, numbers ----
+def test_a_picture_that_a_reading_process_finds_damaged_is_named_in_one_line(tmp_path):
+    for c in 'ab':
+        (tmp_path/c).mkdir()
+        for i in range(8): Image.new('RGB', (8, 8), (20*i, 0, 0)).save(tmp_path/f'{c}/{i}.png')
+    data,_ = stream_folder(tmp_path, 8, val=0.)
+    for p in tmp_path.rglob('*.png'): p.write_bytes(p.read_bytes()[:40])
+    for workers in (0, 1):
+        with pytest.raises(ValueError, match=r'^data: expected an image, got a damaged or unknown file \S+[.]png: .*$') as e: next(file_batches(data, 4, workers=workers))
+        assert '\n' not in str(e.value)
+
 def test_settings_of_a_run_are_settings_for_another(tmp_path):
     "Its config.json is taken by --config."
     run(RunConfig(method='hscl', beta=2., steps=1), tmp_path/'a')
@@ -165,6 +177,9 @@ def test_numbers_of_a_failed_check_in_few_digits():
     @judge
     def check_third(f): torch.testing.assert_close(f(), 1/3)
     with pytest.raises(NotYet, match=r'got 0\.25, expected 0\.333333'): check_third(lambda: .25)
+    @judge
+    def check_i(f): torch.testing.assert_close(f(), 1j)
+    with pytest.raises(NotYet, match=r'got \(?2\+1j\)?, expected 1j'): check_i(lambda: 2+1j)
 
 @pytest.mark.parametrize('C', [2, 5, 50])
 def test_the_limit_of_a_price_of_a_mean(C):

@@ -116,3 +116,11 @@ def test_the_executor_has_the_options_of_a_job(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match='^launcher: expected a machine with sbatch, or local, got slurm: '): cluster._executor(MachineOptions('slurm', partition='p'), tmp_path, 2)
     monkeypatch.setitem(sys.modules, 'submitit', None)
     with pytest.raises(ValueError, match=r'^launcher: expected the package submitit, got local without submitit \(pip install'): cluster._executor(MachineOptions('local'), tmp_path, 2)
+
+def test_without_accounting_the_queue_itself_says_what_is_over():
+    "A job that squeue no longer lists is gone; all jobs share one look."
+    queued = [SimpleNamespace(job_id=k) for k in ('7_0', '7_1')]
+    cluster._look(queued)
+    watcher = queued[0].watcher
+    assert watcher is queued[1].watcher and watcher._make_command()[0]=='squeue'
+    assert watcher.read_info(b'7_1\n9\n')=={'7_0': dict(State='GONE'), '7_1': dict(State='RUNNING')}
