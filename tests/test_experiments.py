@@ -4,7 +4,6 @@ from dataclasses import replace
 import pytest
 import hardcl_nb.runs.experiments as module
 from hardcl_nb.runs.compare import run_folders
-from hardcl_nb.runs.config import RunConfig
 from hardcl_nb.runs.experiments import ExperimentOptions, configs, digest_of, experiments, hardcl_experiment, load_results, run_experiment
 from hardcl_nb.runs.folder import run
 from hardcl_nb.runs.questions import Experiment, settings_of

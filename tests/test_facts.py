@@ -27,7 +27,6 @@ from hardcl_nb.tables import methods
 from hardcl_nb.theory.bounds import scl_bound, ucl_bound
 from hardcl_nb.theory.certificate import certificate
 from hardcl_nb.theory.dimensional import fit_rank
-from hardcl_nb.theory.etf import simplex_etf
 from hardcl_nb.theory.free import fit_means
 from hardcl_nb.theory.hardening import Exponential
 from hardcl_nb.theory.psi import InfoNCE
@@ -112,7 +111,7 @@ def test_two_towers_as_a_module():
     assert_close(CrossLoss(beta=2., tau=.5, sides='rows')(a, y, b, y, queue=old), joined)
     with pytest.warns(UserWarning, match='Such a batch costs 0 and moves nothing'): none = loss(a, y, b, y+10)
     none.backward()
-    assert float(none)==0 and loss.empty==1 and not a.grad.any() and not b.grad.any() and 'beta=2.0' in repr(loss)
+    assert none.item()==0 and loss.empty==1 and not a.grad.any() and not b.grad.any() and 'beta=2.0' in repr(loss)
 
 def test_explicit_negatives_by_their_owner():
     "A matrix (K, d) with the anchor of each is the same as (n, k, d), in any order."

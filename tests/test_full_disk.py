@@ -1,7 +1,7 @@
 """A disk that is full while something is kept: one line names the file, nothing of it is left, and the same call works once there is room.
 
 A limit on the size of files stands for the disk: it, too, ends a write half-way."""
-import errno, gzip, json, os, subprocess, sys, threading, warnings, zipfile
+import errno, gzip, json, subprocess, sys, threading, zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
