@@ -2,7 +2,7 @@
 
     python .ci/student.py [FOLDER]      (default: work; pages that are there already are kept, --fresh replaces them)
 """
-import json, re, shutil, sys
+import json, os, re, sys
 from pathlib import Path
 from pages import aside
 
@@ -27,23 +27,35 @@ def student_cell(c):
     if re.search(r'^#\|\s*eval: false', s, re.M): c = {**c, 'outputs': [], 'execution_count': None}
     return c
 
+def put(path, data):
+    "Write a file as a whole: a page that is cut off would be kept by the next call, and a new one must not cost a student the old one."
+    part = path.with_name(f'.{path.name}.part')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(data)
+        os.replace(part, path)
+    except OSError as e: raise OSError(f'{path}: expected room for it, got {e}') from None
+    finally: part.unlink(missing_ok=True)
+
 def write(folder, fresh):
     "Copy pages, pictures and results; how many pages are new."
     folder.mkdir(parents=True, exist_ok=True)
     (folder/'.hardcl_course').touch() # here the judges of exercises note what is done; what stands there stays
-    for d in ('images', 'results'): shutil.copytree(root/'nbs'/d, folder/d, dirs_exist_ok=True)
+    for p in sorted(q for d in ('images', 'results') for q in (root/'nbs'/d).rglob('*') if q.is_file()):
+        put(folder/p.relative_to(root/'nbs'), p.read_bytes())
     new = 0
     for p in sorted((root/'nbs').glob('*.ipynb')):
         out = folder/p.name
         if out.exists() and not fresh: continue
         nb = json.loads(p.read_text(encoding='utf-8'))
         nb['cells'] = [s for c in nb['cells'] if (s := student_cell(c)) is not None]
-        out.write_text(json.dumps(nb, indent=1, ensure_ascii=False)+'\n', encoding='utf-8')
+        put(out, (json.dumps(nb, indent=1, ensure_ascii=False)+'\n').encode())
         new += 1
     return new
 
 if __name__=='__main__':
     places = [a for a in sys.argv[1:] if not a.startswith('-')]
     folder = root/(places[0] if places else 'work')
-    n = write(folder, '--fresh' in sys.argv)
+    try: n = write(folder, '--fresh' in sys.argv)
+    except OSError as e: sys.exit(f'student: error: {e}. The same command goes on.')
     print(f'{n} new pages in {folder.name}/: open {folder.name}/00_notation.ipynb; `hardcl_progress` says which exercises are done')

@@ -7,7 +7,7 @@ __all__ = ['Refused', 'RefusedType', 'need', 'check_number', 'check_count', 'che
            'NotYet', 'judge']
 
 # %% ../nbs/00_notation.ipynb #9030e2a2
-import functools, math, numbers, re, signal, sys, threading, time, traceback
+import functools, math, numbers, re, signal, sys, threading, time, traceback, warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -186,8 +186,7 @@ def _said(e):
 
 # %% ../nbs/00_notation.ipynb #e9b893e6
 def _cut(text): return text if len(text)<=200 else text[:197]+'...'
-def _tidy(text):
-    "A number in a message with six digits."
+def _tidy(text): # a number in a message with six digits
     try: return _digits(float(text))
     except ValueError: return text
 
@@ -224,12 +223,13 @@ def _within(seconds):
 
 # %% ../nbs/00_notation.ipynb #93bee222
 _course = '.hardcl_course' # a file in the folder of working copies: names of exercises that are done
-
 def _note(name):
     "Note an exercise as done, in a folder of working copies."
     path = Path(_course)
-    if path.is_file() and name not in path.read_text(encoding='utf-8').split():
-        with path.open('a', encoding='utf-8') as f: f.write(name+'\n')
+    try:
+        if path.is_file() and name not in path.read_text(encoding='utf-8').split():
+            with path.open('a', encoding='utf-8') as f: f.write(f'\n{name}\n') # a line before it may have been cut off
+    except OSError as e: warnings.warn(f'{path}: expected room to note that {name} is done, got {e}')
 
 # %% ../nbs/00_notation.ipynb #9743f30e
 def judge(

@@ -6,7 +6,7 @@
 __all__ = ['run', 'load_run']
 
 # %% ../../nbs/63_folder.ipynb #ca3309a3
-import math, warnings
+import math, threading, warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from torch import distributed as dist
 from ..checks import need
 from .build import build_data, build_encoder, build_optimiser, build_run, data_digest
-from .checkpoints import alone, load_checkpoint, read_checkpoint, save_checkpoint
+from .checkpoints import alone, load_checkpoint, naming, read_checkpoint, save_checkpoint
 from .config import RunConfig, data_name, obstacles, places
 from .storage import Log, read_csv, store, stored
 from ..training.loop import train
@@ -98,6 +98,7 @@ def _write(r, rec):
         need(same, str(log.path), ','.join(new[f].names), f"records of the columns {','.join(log.names)}")
         if f!='spectrum.csv': log.add([row[k] for k in log.names])
         else: log.add(*[[rec['step'], i, v] for i,v in enumerate(rec['singular_values'], 1)])
+    if r.board: _scalars(r, rec)
 
 # %% ../../nbs/63_folder.ipynb #6f827dc6
 def run(
@@ -146,7 +147,9 @@ def _assemble(cfg, out, device, resume, overwrite, writer):
         _restore(r.rng, states, about)
     def begin(): r.logs = _reopen(cfg, out, was, about, digest) if go_on else _start(cfg, out, digest)
     on_first(begin)
-    r.board = writer(str(out/'tensorboard'), purge_step=r.start) if writer and rank_and_size()[0]==0 else None
+    again = r.start+bool(r.start) # the first step that will be recorded, perhaps a second time
+    mine = writer and rank_and_size()[0]==0
+    r.board = partial(writer, str(out/'tensorboard'), purge_step=again) if mine else None
     return r
 
 # %% ../../nbs/63_folder.ipynb #c7cc3f0b
@@ -163,10 +166,8 @@ def _steps(r, stop, on_record, on_step):
             rec = _whole(r, rec)
             on_first(lambda: _write(r, rec))
         _save(r, step)
-        if 'loss' in rec and first:
-            if r.board: _scalars(r.board, rec)
-            on_record(rec)
-    if r.board: r.board.close()
+        if 'loss' in rec and first: on_record(rec)
+    getattr(r.board, 'close', _nothing)()
     if stop.signum: raise Interrupted(stop.signum, step)
 
 # %% ../../nbs/63_folder.ipynb #b41142a8
@@ -218,10 +219,20 @@ def _writer():
     need(SummaryWriter, 'tensorboard', "none (pip install 'hardcl_nb[tensorboard]')", 'the package tensorboard')
     return SummaryWriter
 
-def _scalars(board, rec):
-    "Every number of a record."
-    for k,v in rec.items():
-        if isinstance(v, (int, float)) and k!='step' and v==v: board.add_scalar(k, v, rec['step'])
+def _scalars(r, rec):
+    "Every number of a record; an error in TensorBoard's thread, which `flush` brings here, is not printed there too."
+    def ours(thread): return type(thread).__module__.startswith('tensorboard')
+    was, threading.excepthook = threading.excepthook, lambda args: ours(args.thread) or was(args)
+    try:
+        with naming(r.out/'tensorboard', 'what TensorBoard shows'):
+            if isinstance(r.board, partial): r.board = r.board() # the first
+            for k,v in rec.items():
+                if isinstance(v, (int, float)) and k!='step' and v==v: r.board.add_scalar(k, v, rec['step'])
+            r.board.flush()
+    except OSError:
+        for t in filter(ours, threading.enumerate()): t.join(1) # what it has to say is said then
+        raise
+    finally: threading.excepthook = was
 
 # %% ../../nbs/63_folder.ipynb #dd4382a7
 def load_run(

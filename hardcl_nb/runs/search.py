@@ -6,7 +6,7 @@
 __all__ = ['retrieval', 'SearchConfig', 'frozen_embeddings', 'into_cone', 'search', 'kept_results']
 
 # %% ../../nbs/68_search.ipynb #8c32f1db
-import hashlib, json, math, os
+import hashlib, json, math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -80,12 +80,12 @@ def frozen_embeddings(
     "Frozen embeddings of pairs; made once, kept in half precision."
     import numpy as np, torch
     from torch.nn.functional import normalize
+    from hardcl_nb.runs.checkpoints import replacing
     path, digest = Path(path), hashlib.sha256('\0'.join(texts[0]+texts[1]).encode()).hexdigest()
     if not path.exists():
         both = dict(zip('ab', (np.asarray(_embed(t), np.float16) for t in texts)))
-        part = path.with_suffix('.part.npz')
-        np.savez(part, digest=digest, a=both['a'], b=both['b'])
-        os.replace(part, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, 'embeddings') as tmp, tmp.open('wb') as f: np.savez(f, digest=digest, **both)
     with np.load(path) as got:
         need(str(got['digest'])==digest, 'data', f'{path}, made of other texts', 'frozen embeddings of these pairs')
         a, b = (normalize(torch.from_numpy(got[k].astype(np.float32))) for k in 'ab')

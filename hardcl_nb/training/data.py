@@ -7,7 +7,9 @@ __all__ = ['Data', 'to_float', 'to_weights', 'check_images', 'digits', 'latent_w
            'stratified', 'hold_out', 'take_classes', 'random_batches', 'balanced_subset']
 
 # %% ../../nbs/50_data.ipynb #4d6d990e
+import os, pathlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 import numpy as np, torch
 from torch import Tensor, nn
@@ -235,3 +237,14 @@ def balanced_subset(
     need(check_count(per_class, 'per_class')<=k, 'per_class', per_class, f'at most {k}, the size of the smallest class')
     order = torch.randperm(len(y), generator=generator)
     return torch.cat([order[y[order]==c][:per_class] for c in y.unique()])
+
+# %% ../../nbs/50_data.ipynb #e729c3f5
+@contextmanager
+def _whole_file(path):
+    "Another name for a file that is written in a `with` block; at its end the file is there, or nothing of it."
+    part = pathlib.Path(f'{path}.{os.getpid()}.part') # two processes may write the same
+    try:
+        yield part
+        os.replace(part, path)
+    except OSError as e: raise OSError(f'{path}: expected room for it, got {e}') from None
+    finally: part.unlink(missing_ok=True)

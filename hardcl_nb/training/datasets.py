@@ -35,6 +35,7 @@ def _torchvision_part(make, name, part, root, download):
     "Images (n, 3, h, w), labels and class names of one part."
     stl = name=='stl10'
     try: d = make(str(root), download=download, **({'split': part} if stl else {'train': part=='train'}))
+    except OSError as e: raise OSError(f'{root}: expected the files of {name} and room for them, got {e}') from None
     except RuntimeError:
         said = f'expected the files of {name} under {root}, found none or damaged ones'
         raise FileNotFoundError(f'data: {said}; pass download=True (--download) to fetch them') from None
@@ -94,7 +95,8 @@ def safe_extract(
             there = next((t for t in tops if (folder/t).exists()), None)
             new = f'entries that are new in {folder}'
             need(there is None, 'zip', f'{there}, which is there already', new, FileExistsError)
-            z.extractall(part)
+            try: z.extractall(part)
+            except OSError as e: raise OSError(f'{folder}: expected room for {total} bytes, got {e}') from None
         for t in tops: os.replace(part/t, folder/t)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as e:
         raise Refused(f'zip: expected a sound archive, got {path.name}: {e}') from None
@@ -137,6 +139,7 @@ def _fetch(url, path, sha256):
     "Download with a bar; the file appears only when complete and right."
     path.parent.mkdir(parents=True, exist_ok=True)
     try: torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=True)
+    except OSError as e: raise OSError(f'{path}: expected {url} and room for it, got {e}') from None
     except RuntimeError as e: raise Refused(f'data: expected SHA-256 {sha256} from {url}: {e}') from None
 
 # %% ../../nbs/52_datasets.ipynb #dba8161e

@@ -132,11 +132,10 @@ def _key(sources, share):
 # %% ../../nbs/52_docstrings.ipynb #0f8b7693
 def _write(pairs, path):
     "Keep a set; the file appears only when complete."
+    from hardcl_nb.training.data import _whole_file # and PyTorch, which reading does not need
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f'.{os.getpid()}.part')
     told = dict(asdict(pairs), digest=pairs.digest)
-    with gzip.open(part, 'wt', encoding='utf-8', compresslevel=4) as f: json.dump(told, f)
-    os.replace(part, path)
+    with _whole_file(path) as part, gzip.open(part, 'wt', encoding='utf-8', compresslevel=4) as f: json.dump(told, f)
 
 def _kept(path):
     "A set that was kept; None if there is none, or not a sound one."

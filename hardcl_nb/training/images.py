@@ -7,13 +7,13 @@ __all__ = ['check_sha256', 'load_npz', 'save_npz', 'read_image', 'read_images', 
            'Pixels']
 
 # %% ../../nbs/51_images.ipynb #c55d3a49
-import hashlib, os, warnings, zipfile
+import hashlib, warnings, zipfile
 from pathlib import Path
 from typing import Any
 import numpy as np, torch
 from torch import nn, Tensor
 from ..checks import Refused, need, check_choice, check_count
-from .data import Data, stratified, to_float
+from .data import Data, _whole_file, stratified, to_float
 
 # %% ../../nbs/51_images.ipynb #148e0068
 def check_sha256(
@@ -93,8 +93,7 @@ def save_npz(
     for p in ('train', 'test'):
         arrays[p+'_images'] = getattr(data, p+'_x').permute(0, 2, 3, 1).cpu().numpy()
         arrays[p+'_labels'] = getattr(data, p+'_y').cpu().numpy()
-    with open(f'{path}.part', 'wb') as f: np.savez(f, **arrays)
-    os.replace(f'{path}.part', path)
+    with _whole_file(path) as part, part.open('wb') as f: np.savez(f, **arrays)
 
 # %% ../../nbs/51_images.ipynb #624cf4b8
 _suffixes = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')

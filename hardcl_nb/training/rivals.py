@@ -209,7 +209,7 @@ def triplet_loss(
     margin:float=.5,  # m: lead that a positive must have, >= 0
     validate:bool=True # Look at the values too?
 ) -> Tensor: # The loss, a scalar
-    "Triplet loss over all triplets of a batch (Schroff et al. 2015)."
+    "Triplet loss over all triplets of a batch, each anchor counting alike (Schroff et al. 2015)."
     return general_loss(z, y, psi=Triplet(margin), validate=validate)
 
 methods.add('triplet', triplet_loss, label='triplet')
