@@ -47,7 +47,7 @@ def test_a_decorator_is_one_definition():
 @pytest.mark.parametrize('call, err, msg', [
     (lambda: methods.facts(None), ValueError, 'method: expected one of scl, hscl, '),
     (lambda: methods.load('HSCL'), ValueError, "method: expected one of scl, hscl, "),
-    (lambda: datasets.load('cifar'), ValueError, "got 'cifar'; did you mean 'cifar10"),
+    (lambda: datasets.load('tinyimagnet'), ValueError, "got 'tinyimagnet'; did you mean 'tinyimagenet'"),
     (lambda: methods.add('scl', len), ValueError, "method: expected a new name; scl is taken, got 'scl'"),
     (lambda: methods.add('x', len, supervized=True), ValueError,
     'facts: expected facts of a method: label, supervised, hard, general, bound, got supervized'),

@@ -85,7 +85,8 @@ def frozen_embeddings(
     if not path.exists():
         both = dict(zip('ab', (np.asarray(_embed(t), np.float16) for t in texts)))
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, 'embeddings') as tmp, tmp.open('wb') as f: np.savez(f, digest=digest, a=both['a'], b=both['b'])
+        with replacing(path, 'embeddings') as tmp, tmp.open('wb') as f:
+            np.savez(f, digest=digest, a=both['a'], b=both['b'])
     with np.load(path) as got:
         need(str(got['digest'])==digest, 'data', f'{path}, made of other texts', 'frozen embeddings of these pairs')
         a, b = (normalize(torch.from_numpy(got[k].astype(np.float32))) for k in 'ab')
