@@ -9,7 +9,7 @@ from hardcl_nb.runs.monitor import Monitor, end_run, follow, wait
 
 def shown(w): return bytes(w.picture.value)
 
-@pytest.fixture(scope='module')
+@pytest.fixture
 def p(): return playground(C=3, per_class=4, d=2)
 
 def test_play_asks_for_frames_and_pause_ends_them(p):
