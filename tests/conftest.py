@@ -3,7 +3,8 @@
 
 Hypothesis loads a profile of its own where CI is set. Ours is loaded instead, so that a run at home and one in CI
 draw alike; another version of Hypothesis may draw others."""
-import os
+import functools, inspect, os
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
 
@@ -34,3 +35,15 @@ def pytest_collection_modifyitems(items):
         n = own.max_examples if own.max_examples==usual else round(times*own.max_examples)
         if times>1 and name in deep: n = max(n, deepest)
         f._hypothesis_internal_use_settings = settings(own, max_examples=n)
+
+@functools.cache
+def compiles(f): return 'torch.compile' in inspect.getsource(f)
+
+@pytest.fixture(autouse=True)
+def fresh_compiler(request):
+    "What a test compiles does not count towards another's limit of recompilations, in whatever order they come."
+    yield
+    f = getattr(request.node, 'function', None)
+    if f is not None and compiles(f):
+        import torch
+        torch._dynamo.reset()
