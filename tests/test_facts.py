@@ -1,4 +1,4 @@
-"Facts that only the pages looked at, module by module: each can be reached by a user."
+"Facts, module by module: each can be reached by a user."
 import base64, errno, hashlib, io, json, math, os, platform, re, zipfile, zlib
 from dataclasses import replace
 from html import unescape

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .. import __version__
 from ..checks import Refused, need
 from ..start import undo
+from ..training.data import _whole_file
 from ..training.processes import on_first, rank_and_size
 
 # %% ../../nbs/59_checkpoints.ipynb #8a0915bf
@@ -41,12 +42,7 @@ def replacing(
     rest:str=''    # What else an error says
 ):
     "A file to write in a `with` block, which takes the place of `path` at its end."
-    tmp = Path(f'{path}.tmp')
-    try:
-        with naming(path, what, rest):
-            yield tmp
-            os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+    with _whole_file(path, what, rest, 'tmp') as tmp: yield tmp
 
 # %% ../../nbs/59_checkpoints.ipynb #bed22532
 def write_text(

@@ -240,11 +240,11 @@ def balanced_subset(
 
 # %% ../../nbs/50_data.ipynb #e729c3f5
 @contextmanager
-def _whole_file(path):
+def _whole_file(path, what='it', rest='', end=None):
     "Another name for a file that is written in a `with` block; at its end the file is there, or nothing of it."
-    part = pathlib.Path(f'{path}.{os.getpid()}.part') # two processes may write the same
+    part = pathlib.Path(f'{path}.'+(end or f'{os.getpid()}.part')) # two processes may write the same
     try:
         yield part
         os.replace(part, path)
-    except OSError as e: raise OSError(f'{path}: expected room for it, got {e}') from None
+    except OSError as e: raise OSError(f'{path}: expected room for {what}, got {e}{rest}') from None
     finally: part.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ __all__ = ['word_weights', 'bag_vectors', 'text_classes', 'topics', 'told_apart'
 import sysconfig
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 import torch
@@ -16,7 +17,8 @@ import torch.nn.functional as F
 from torch import nn, Tensor
 from ..checks import check_count, need
 from ..measures.centres import accuracy, centre_accuracy
-from ..measures.spectrum import class_means, effective_rank, spectrum
+from ..measures.collapse import mean_spectrum
+from ..measures.spectrum import class_means, effective_rank
 from ..tables import datasets
 from .data import Data, stratified
 from .docstrings import TextPairs, docstring_pairs
@@ -55,8 +57,8 @@ def text_classes(
     seed:int=0                # Seed of the split
 ) -> Data: # Inputs (n, words + 24) of unit length; a class for each package, in the order of their names
     "Sentences as bags of words, to be told apart by where they are from; a fifth is for testing."
-    count = Counter(pairs.group)
-    names = tuple(sorted(g for g,k in count.items() if k>=check_count(least, 'least', 5) and g not in without))
+    count, least = Counter(pairs.group), check_count(least, 'least', 5)
+    names = tuple(sorted(g for g,k in count.items() if k>=least and g not in without))
     need(len(names)>1, 'least', least, f'a number that at least two packages reach, of {len(count)}')
     rows = [i for i,g in enumerate(pairs.group) if g in names]
     y = torch.tensor([names.index(pairs.group[i]) for i in rows])
@@ -73,8 +75,7 @@ def topics(
 ) -> Data: # Some fifty classes of unequal size
     "Sentences about the modules of this Python's standard library."
     pairs = docstring_pairs(sysconfig.get_paths()['stdlib'], cache=root)
-    d = text_classes(pairs, without=('test', 'idlelib', 'lib2to3'))
-    return Data('topics', d.train_x, d.train_y, d.test_x, d.test_y, d.num_classes, d.classes)
+    return replace(text_classes(pairs, without=('test', 'idlelib', 'lib2to3')), name='topics')
 
 datasets.add('topics', topics, label='Docstrings by module')
 
@@ -89,7 +90,7 @@ def told_apart(
     unit = F.normalize(mu)
     cosine = ((unit@unit.T).sum()-C)/(C*(C-1))
     return dict(centre=centre_accuracy(z, y, t, ty, C), knn=accuracy(predict_knn(z, y, t, k=10), ty),
-        rank=effective_rank(spectrum(mu).sqrt()), cosine=float(cosine))
+        rank=effective_rank(mean_spectrum(mu)), cosine=float(cosine))
 
 # %% ../../nbs/57_topics.ipynb #besidecd
 def beside_words(
