@@ -6,7 +6,7 @@
 __all__ = ['nc_limits', 'table_cols', 'reaches_nc', 'columns_of', 'table', 'text_table', 'findings', 'write_report']
 
 # %% ../../nbs/64_report.ipynb #6785a632
-import csv, io, math, shutil
+import csv, io, math, shutil, textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
@@ -75,7 +75,7 @@ def text_table(
     rows:Sequence[dict],           # Rows of metrics files
     keys:Sequence[str]|None=None,  # Columns to show, of `columns_of`; all if None
     width:int|None=None            # Letters in a line; if None, those of the terminal or of COLUMNS, else 120
-) -> str: # Lines of equal length, and one that says what did not fit
+) -> str: # Lines of equal length, then what did not fit
     "The table for a terminal."
     head,lines = table(rows, keys)
     sizes = [max(map(len, c)) for c in zip(head, *lines)]
@@ -83,7 +83,8 @@ def text_table(
     shown = _fitting(head, lines, sizes, most)
     def line(cells): return '  '.join(cells[i].ljust(sizes[i]) if i<3 else cells[i].rjust(sizes[i]) for i in shown)
     rest = len(head)-len(shown)
-    return '\n'.join([*map(line, [head, *lines]), *([f'({rest} more columns in metrics.csv)'] if rest else [])])
+    more = textwrap.wrap(f'({rest} more columns in metrics.csv)', most) if rest else []
+    return '\n'.join([*map(line, [head, *lines]), *more])
 
 # %% ../../nbs/64_report.ipynb #85abaf3a
 _telling = ('NC', 'test acc', 'eff. rank', 'gap', 'zero-sum', 'equal-inner', 'unit-norm', 'val acc', 'loss')
