@@ -106,3 +106,36 @@ z4,y4 = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.ara
 def test_bad_input(f, err, msg):
     with pytest.raises(err) as e: f()
     assert msg in str(e.value)
+
+@pytest.mark.parametrize('scale', [1e-9, 1e-3, 1., 1e4, 1e9])
+def test_whether_means_coincide_is_no_matter_of_scale(scale):
+    "The limit is a share of the longest mean: 3e-7 of it."
+    g = np.random.default_rng(0)
+    apart = g.normal(size=(5, 4))
+    near, same = (np.ones(4)+eps*apart for eps in (1e-5, 1e-9))
+    assert nc2_angle(scale*near)==pytest.approx(nc2_angle(near), rel=1e-4) and nc2_norm(scale*near)==pytest.approx(nc2_norm(near), rel=1e-4)
+    for f in (nc2_angle, nc2_norm):
+        with pytest.raises(ValueError, match='mu: expected class means that differ, got class means that coincide'): f(scale*same)
+    for small,zeros in ((1e-5, 0), (1e-7, 1)): # a mean as short as that is no direction
+        mu = np.vstack([apart, small*apart[:1]])
+        assert collapse_report(np.repeat(scale*mu, 2, axis=0), np.repeat(np.arange(6), 2)).zero_means==zeros
+    r = collapse_report(np.repeat(scale*same, 2, axis=0), np.repeat(np.arange(5), 2))
+    assert r.nc1 is None and r.nc2_norm is None and r.nc2_angle is None
+
+def test_what_a_report_shows():
+    "What is not defined is said, what was not asked for is left out, long lists are cut in the middle."
+    z, y = np.eye(12)[np.repeat(np.arange(12), 2)], np.repeat(np.arange(12), 2)
+    rows = dict(line.split(None, 1) for line in repr(collapse_report(z, y)).splitlines())
+    assert rows['classes']=='0, 1, 2, …, 11 (12)' and rows['num_samples']=='24'
+    assert not {'uniformity', 'absent', 'one_sample'} & set(rows)
+    rows = dict(line.split(None, 1) for line in repr(collapse_report(0*z, y, full=True)).splitlines())
+    assert rows['nc1']=='undefined' and rows['uniformity'].lstrip('-')=='0'
+
+@pytest.mark.parametrize('scale', [1e-4, 1., 1e4])
+def test_nc1_leaves_out_directions_by_their_share(scale):
+    "Means along two axes, of singular values sqrt(2) and sqrt(.015); the noise is .1 along the diagonal."
+    mu = np.array([[1, .05], [-1, .05], [0, -.1]])
+    z = scale*np.concatenate([mu+.1, mu-.1])
+    y = np.tile(np.arange(3), 2)
+    assert nc1(z, y)==pytest.approx(.01/2+.01/.015) and nc1(z, y, rtol=.08)==pytest.approx(.01/2+.01/.015)
+    assert nc1(z, y, rtol=.1)==pytest.approx(.01/2)
