@@ -4,7 +4,7 @@ from hypothesis import given, settings, strategies as st
 from torch.testing import assert_close
 from hardcl_nb.measures.chunks import as_float64
 from hardcl_nb.measures.spectrum import (alignment, alpha_req, class_means, class_stats, decay_exponent, effective_rank, lidar, num_alive, rankme,
-    spectrum, stable_rank, uniformity)
+    spectrum, stable_rank, stats_spectrum, uniformity)
 
 few = settings(max_examples=40, deadline=None)
 sizes = st.tuples(st.integers(2, 30), st.integers(1, 12), st.integers(0, 10**6))
@@ -100,3 +100,22 @@ def test_requires_grad_is_dropped():
 def test_bad_input(f, err, msg):
     with pytest.raises(err) as e: f()
     assert msg in str(e.value)
+
+@few
+@given(st.integers(2, 40), st.integers(1, 12), st.integers(1, 5), st.floats(1e-3, 1e3), st.integers(0, 10**6))
+def test_the_spectrum_of_statistics_is_that_of_the_rows(n, d, C, scale, seed):
+    "As many eigenvalues, each within rounding of the largest; what is a thousandth of it is still there."
+    z = points(n, d, seed, scale)*torch.logspace(0, -5, d, dtype=torch.float64)+scale
+    st = class_stats(z, torch.arange(n)%C)
+    for center in (True, False):
+        lam, ours = spectrum(z, center), stats_spectrum(st, center)
+        assert len(ours)==len(lam)==min(n-center, d)
+        assert_close(ours, lam, rtol=1e-4, atol=1e-12*scale**2)
+        assert ours[0]>0 and int((ours>0).sum())<=min(n, d)
+
+@pytest.mark.parametrize('rank', [1, 2, 4, 40])
+def test_lidar_of_long_rows_in_few_dimensions(rank):
+    "What is added to the diagonal is not lost in rounding: from lengths of 1e4 on the scale is no matter, and nothing is refused."
+    y, z = torch.arange(1000)%5, points(1000, rank, 0)@points(rank, 60, 1)
+    got = [lidar(z*s, y) for s in (1e4, 1e6, 1e8, 1e10, 1e20, 1e60)]
+    assert got==pytest.approx([got[0]]*6, rel=1e-4) and 1-1e-4<=got[0]<=min(rank, 4)+1e-4

@@ -231,12 +231,12 @@ def lidar(
 # %% ../../nbs/40_spectrum.ipynb #45052a8e
 def lidar_from_stats(
     st:ClassStats,    # From `class_stats`
-    delta:float=1e-4  # Added to the diagonal of the within-class covariance, > 0
+    delta:float=1e-4  # Added to the diagonal of the within-class covariance, > 0; at least 1e-13 of its trace is
 ) -> float: # LiDAR
     "LiDAR from class statistics."
     m = st.mu-st.mu.mean(0)
     if not spectrum(st.mu).any(): return 0.
     within = st.within_cov()
-    within.diagonal().add_(delta)
+    within.diagonal().add_(max(delta, 1e-13*within.trace().item())) # less would be lost in rounding
     s = torch.linalg.svdvals(torch.linalg.solve_triangular(torch.linalg.cholesky(within), m.T, upper=False))
     return effective_rank(s.square()[:len(m)-1], eps=1e-7)

@@ -9,7 +9,7 @@ __all__ = ['meanings', 'ranges', 'course', 'LabelFree', 'Findings', 'examine', '
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
-from ..checks import Refused, check_count, need
+from ..checks import check_count, need
 if TYPE_CHECKING: # the help of the command line must not wait for these
     from numpy import ndarray
     from torch import Tensor
@@ -78,6 +78,7 @@ def examine(
 ) -> Findings: # In float64 throughout, beside the embeddings in chunks of 32 MB
     "Spectrum, ranks and uniformity; with labels, Neural Collapse, alignment and the hardest pairs of classes."
     from hardcl_nb.measures import spectrum as sp
+    from hardcl_nb.measures.collapse import report_from_stats
     from hardcl_nb.measures.chunks import as_rows, own_span
     t, names = _numbered(y, names)
     z,max_rows = as_rows(z, min_rows=2), check_count(max_rows, 'max_rows', 2)
@@ -86,7 +87,7 @@ def examine(
     x = own_span(z)
     st = None if t is None else sp.class_stats(x, t, tick=tick)
     lam = sp.spectrum(x, tick=tick) if st is None else sp.stats_spectrum(st)
-    rep = None if st is None else _report(st, lam, z)
+    rep = None if st is None else report_from_stats(st, z.shape[1], lam=lam)
     rank,decay = (_rankme(x, tick), sp.decay_exponent(lam)) if rep is None else (rep.rankme, rep.alpha_req)
     free = _free_part(zero, rms, z.shape, lam, rank, decay, _some_rows(z, max_rows))
     part = {} if rep is None else _class_part(x, t, st, rep, top, tick)|dict(names=_named(names, rep.classes))
@@ -148,16 +149,6 @@ def _counter(progress, total):
         done += rows
         if progress: progress(done, total)
     return tick
-
-# %% ../../nbs/67_findings.ipynb #a368684e
-def _report(st, lam, z):
-    "The collapse report."
-    from torch.linalg import LinAlgError
-    from hardcl_nb.measures.collapse import report_from_stats
-    try: return report_from_stats(st, z.shape[1], lam=lam)
-    except LinAlgError:
-        most = f'one of {z[z.abs().amax(1).argmax()].double().norm():.3g}; divide them all by a number'
-        raise Refused(f'z: expected embeddings of moderate length, got {most}') from None
 
 # %% ../../nbs/67_findings.ipynb #849357d5
 def _class_part(x, y, st, rep, top, tick):
