@@ -119,3 +119,22 @@ def test_lidar_of_long_rows_in_few_dimensions(rank):
     y, z = torch.arange(1000)%5, points(1000, rank, 0)@points(rank, 60, 1)
     got = [lidar(z*s, y) for s in (1e4, 1e6, 1e8, 1e10, 1e20, 1e60)]
     assert got==pytest.approx([got[0]]*6, rel=1e-4) and 1-1e-4<=got[0]<=min(rank, 4)+1e-4
+
+@pytest.mark.parametrize('n, d', [(2000, 4), (4, 2000)])
+def test_small_eigenvalues_are_zero_by_their_share_of_the_mean_square(n, d):
+    "A direction 1e-5 times as long is there, one 1e-9 times as long is not, however many rows or columns."
+    u = torch.linalg.qr(points(n, 3, 0)-points(n, 3, 0).mean(0))[0]
+    v = torch.linalg.qr(points(d, 3, 1))[0]
+    x = u*torch.tensor([1., 1e-5, 1e-9], dtype=torch.float64)@v.T
+    lam = spectrum(x)
+    assert lam[:2].tolist()==pytest.approx([1/n, 1e-10/n], rel=1e-4) and not lam[2:].any()
+    lam = stats_spectrum(class_stats(x, torch.arange(n)%2))
+    assert lam[:2].tolist()==pytest.approx([1/n, 1e-10/n], rel=1e-3) and not lam[2:].any()
+
+def test_the_fit_ends_at_rank_100():
+    z = points(400, 150, 0)*torch.arange(1, 151, dtype=torch.float64)**-.5
+    assert alpha_req(z)==alpha_req(z, last=100)!=alpha_req(z, last=101)
+
+def test_no_scatter_is_none():
+    st = class_stats(points(6, 3, 0), torch.arange(6)%2, scatter=False)
+    assert st.scatter.shape==(0, 0) and st.mu.shape==(2, 3)
