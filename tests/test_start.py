@@ -78,3 +78,30 @@ def test_a_signal_at_any_moment(tmp_path, words):
         code, said, left = stopped(d, at, *words)
         if not (code==130 and len(said)==1 and any(e in said[0] for e in ends) and left!=['.lock']): odd.append((at, code, said[-3:], left))
     assert not odd
+
+@pytest.mark.parametrize('which', [1, 2])
+def test_a_signal_while_workers_start_waits_until_they_are_there(tmp_path, which):
+    "A worker that nobody knows of yet would be left alone, and say so at length."
+    code = """
+import os, signal, time
+from multiprocessing import popen_forkserver as forks
+from hardcl_nb.runs.compare import run_all
+from hardcl_nb.runs.grid import grid
+launch, started = forks.Popen._launch, []
+def interrupted(self, process):
+    launch(self, process)
+    started.append(self.pid)
+    if len(started)==%d: os.kill(os.getpid(), signal.SIGINT)
+forks.Popen._launch = interrupted
+if __name__=='__main__':
+    try: run_all(grid(['digits'], ['scl'], [0.], ['ball'], [0, 1], steps=100_000), 'x', workers=2, progress=False)
+    except KeyboardInterrupt as e: print(e, len(started))
+    time.sleep(.5)
+    for pid in started:
+        try: os.kill(pid, 0)
+        except ProcessLookupError: continue
+        print(pid, 'lives')
+"""
+    (tmp_path/'it.py').write_text(code%which)
+    r = subprocess.run([sys.executable, 'it.py'], capture_output=True, text=True, cwd=tmp_path, env=here, timeout=120, preexec_fn=heard)
+    assert (r.returncode, r.stdout, r.stderr)==(0, f'stopped by SIGINT {which}\n', '')

@@ -160,9 +160,10 @@ def submit(
     from hardcl_nb.training.processes import handed_on
     executor = _executor(options, folder, most or len(jobs))
     if not jobs: return
-    with handed_on():
-        queued = _queued(executor, jobs, options.launcher)
+    queued:list = []
+    with handed_on() as whole:
         try:
+            with whole(): queued += _queued(executor, jobs, options.launcher)
             if show: show(0, len(jobs))
             _wait(queued, show, wait)
         except BaseException:

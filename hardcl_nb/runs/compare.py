@@ -113,10 +113,11 @@ def run_all(
     if not pooled:
         return submit([j for j in jobs if not finished(j)], Path(out).absolute()/'jobs', machines, workers, show)
     ctx = worker_context('hardcl_nb.runs.folder', 'torch._dynamo') # the latter is what any optimiser imports
-    with ProcessPoolExecutor(n, ctx, _begin, (modules,)) as pool, handed_on(): _work(pool, n, jobs, show)
+    with ProcessPoolExecutor(n, ctx, _begin, (modules,)) as pool, handed_on() as whole:
+        _work(pool, n, jobs, show, whole)
 
 # %% ../../nbs/66_compare.ipynb #6d9bbeff
-def _work(pool, n, jobs, show):
+def _work(pool, n, jobs, show, whole):
     "Try one run of each kind, then run all; the first trouble ends it."
     from concurrent.futures.process import BrokenProcessPool
     from hardcl_nb.runs.compare import _one
@@ -127,8 +128,9 @@ def _work(pool, n, jobs, show):
     follow = threading.Thread(target=_follow, args=([j.out for j in jobs], ends), daemon=True)
     try:
         with _no_main():
-            list(pool.map(fits, tried.values()))
-            done = pool.map(_one, jobs)
+            with whole(): trials = pool.map(fits, tried.values()) # this starts processes
+            list(trials)
+            with whole(): done = pool.map(_one, jobs) # and this the others
         if show: show(0, len(jobs)) # before the first is done, which may take hours
         if show and sys.stderr.isatty(): follow.start()
         for i,name in enumerate(done, 1):

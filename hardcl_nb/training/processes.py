@@ -9,7 +9,8 @@ __all__ = ['rank_and_size', 'processes', 'pick_device', 'my_share', 'gather_rows
 # %% ../../nbs/58_processes.ipynb #d622b78a
 import gc, os, signal, threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from types import SimpleNamespace
 from typing import Any
 import torch
 import torch.nn.functional as F
@@ -152,11 +153,19 @@ def worker_context(
 
 # %% ../../nbs/58_processes.ipynb #72a3f88f
 @contextmanager
-def handed_on() -> Iterator[None]:
-    "Hand Ctrl-C and SIGTERM on to the processes that are started in a `with` block."
+def handed_on() -> Iterator[Callable[[], AbstractContextManager]]: # Called as `with whole():` where processes start
+    "Hand Ctrl-C and SIGTERM on to the processes that are started in a `with` block; while they start, wait."
     from multiprocessing import active_children
-    others = {p.pid for p in active_children()}
+    others, now = {p.pid for p in active_children()}, SimpleNamespace(starting=False, signum=0)
+    @contextmanager
+    def whole():
+        now.starting = True
+        try: yield
+        finally: now.starting = False
+        if now.signum: hand_on(now.signum, None)
     def hand_on(signum, frame):
+        now.signum = signum
+        if now.starting: return
         for p in active_children():
             if p.pid not in others: p.terminate()
         e = KeyboardInterrupt(f'stopped by {signal.Signals(signum).name}')
@@ -164,7 +173,7 @@ def handed_on() -> Iterator[None]:
         raise e
     ours = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     before = {s: signal.signal(s, hand_on) for s in ours}
-    try: yield
+    try: yield whole
     finally:
         for s,h in before.items(): signal.signal(s, h)
 
