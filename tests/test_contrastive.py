@@ -293,3 +293,14 @@ assert z.grad.isfinite().all()
 print([m for m in ('torch._dynamo', 'triton') if m in sys.modules])'''
     o = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
     assert o.returncode==0 and o.stdout.strip()=='[]', o.stdout+o.stderr[-2000:]
+
+@pytest.mark.parametrize('supervised', [True, False])
+@pytest.mark.parametrize('far', [0., 3.])
+def test_raw_weights_beside_a_queue(supervised, far):
+    "Rows of batch and queue together, of which only the batch's are anchors; a common part counts, as weights are not normalised."
+    g = torch.Generator().manual_seed(0)
+    z, old = (torch.randn(n, 5, generator=g, dtype=torch.float64)/3+far for n in (9, 14))
+    y, y_old = torch.arange(9)%3, torch.arange(14)%4
+    how = dict(beta=.5, supervised=supervised, tau=20., raw=True, reduction='none')
+    all_rows = contrastive_loss(torch.cat([z, old]), torch.cat([y, y_old]), engine='plain', **how)
+    torch.testing.assert_close(contrastive_loss(z, y, queue=(old, y_old), **how), all_rows[:9], rtol=1e-10, atol=1e-12)

@@ -180,3 +180,21 @@ def test_transforms(f):
     x = z0.clone().requires_grad_()
     assert_close(torch.func.grad(f)(z0), torch.autograd.grad(f(x), x)[0], rtol=1e-6, atol=1e-6)
     with pytest.raises(RuntimeError, match='expected one batch at a time'): torch.vmap(f)(torch.stack([z0, z0]))
+
+@pytest.mark.parametrize('tau', [.2, .5, 3.])
+@pytest.mark.parametrize('supervised', [True, False])
+def test_debiasing_and_its_floor_at_other_temperatures(tau, supervised):
+    "Against the loss of the course, where some pairs take the floor and some do not; a common part must not matter."
+    z, y, _ = batch(3, 16, 4)
+    z = F.normalize(z+.8, dim=1)
+    how = dict(beta=2., supervised=supervised, tau=tau, tau_plus=.5)
+    assert_close(variant_loss(z, y, **how), contrastive_loss(z, y, **how), rtol=1e-10, atol=1e-12)
+    floor, free = (contrastive_loss(z, y, **how|dict(tau_plus=t)) for t in (.999, 0.))
+    assert_close(variant_loss(z, y, **how|dict(tau_plus=.999)), floor, rtol=1e-10, atol=1e-12)
+    assert abs(floor-free)>1e-3
+
+def test_what_is_not_said_is_the_published_value():
+    z, y, _ = batch(1)
+    assert supcon_loss(z, y)==supcon_loss(z, y, tau=.1)==SupCon()(z, y)
+    assert variant_loss(z, y)==variant_loss(z, y, tau_plus=0., beta=0., tau=1.)
+    assert recipes['jiang2023']['k']==256 # negatives of the published runs
