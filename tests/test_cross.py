@@ -151,6 +151,11 @@ bad = [
     (dict(negatives='queue'), ValueError, "negatives: expected 'all' where there is no queue"),
     (dict(queue=(a0, y0)), ValueError, "queue: expected None, or sides='rows'"),
     (dict(queue=a0, sides='rows'), TypeError, 'queue: expected a pair'),
+    (dict(queue=(a0,), sides='rows'), TypeError, 'queue: expected a pair'),
+    (dict(queue=(a0, y0, y0), sides='rows'), TypeError, 'queue: expected a pair'),
+    (dict(ya=y0[:, None]==y0, yb=y0[:, None]==y0[:3]), ValueError, 'yb: expected booleans (4, labels) and (4, labels), got (4, 4) and (4, 3)'),
+    (dict(ya=y0[:3, None]==y0, yb=y0[:, None]==y0), ValueError, 'yb: expected booleans (4, labels) and (4, labels), got (3, 4) and (4, 4)'),
+    (dict(ya=y0[:, None]==y0, yb=y0[:3, None]==y0), ValueError, 'yb: expected booleans (4, labels) and (4, labels), got (4, 4) and (3, 4)'),
     (dict(queue=(a0.double(), y0), sides='rows'), ValueError, 'queue: expected 4 columns of torch.float32'),
     (dict(queue=(a0.to('meta'), y0), sides='rows'), ValueError, 'queue: expected 4 columns of torch.float32 on cpu'),
     (dict(mask=torch.ones(4, 3, dtype=torch.bool)), ValueError, 'mask: expected booleans of shape (4, 4)'),
@@ -181,3 +186,7 @@ def test_bad_relations_are_named(kw, msg):
     lambda: CrossLoss(sides='left'), lambda: CrossLoss(beta=math.nan)])
 def test_modules_refuse_when_they_are_made(make):
     with pytest.raises((ValueError, TypeError)): make()
+
+def test_what_differs_from_the_defaults_is_shown():
+    assert repr(CrossLoss())=='CrossLoss()' and repr(CrossLoss(beta=5., tau=.1))=='CrossLoss(beta=5.0, tau=0.1)'
+    assert 'tau=tensor' in repr(CrossLoss(tau=torch.ones(()))) and 'LearnedTau' in repr(CrossLoss(tau=LearnedTau(.1)))
