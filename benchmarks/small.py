@@ -1,7 +1,7 @@
 """Small batches: the automatic choice of engine, the engines it chooses from, and eight plain lines without a check.
 
-d = 128, float32, beta = 5, forward and backward, classes of equal size in turn ('even') or unsorted and uneven ('uneven': the
-largest a tenth of the batch). Every cell runs in a fresh process, implementations take turns; the median over processes of
+d = 128, float32, beta = 5, forward and backward, min(100, n/4) classes of equal size in turn ('even') or unsorted and uneven
+('uneven': of C classes the largest has a share of about C^-1/2). Every cell runs in a fresh process, implementations take turns; the median over processes of
 the median over calls, with the least call, is printed and, with --store, written as JSON. `lines` takes stable logarithms of
 sums; `powers` takes the exponentials as they are, which overflow from (1 + beta)/tau = 88 on."""
 import argparse, json, os, platform, statistics, subprocess, sys, time

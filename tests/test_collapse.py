@@ -113,7 +113,7 @@ def test_whether_means_coincide_is_no_matter_of_scale(scale):
     g = np.random.default_rng(0)
     apart = g.normal(size=(5, 4))
     near, same = (np.ones(4)+eps*apart for eps in (1e-5, 1e-9))
-    assert nc2_angle(scale*near)==pytest.approx(nc2_angle(near), rel=1e-4) and nc2_norm(scale*near)==pytest.approx(nc2_norm(near), rel=1e-4)
+    assert nc2_angle(scale*near)==pytest.approx(nc2_angle(near), rel=1e-9) and nc2_norm(scale*near)==pytest.approx(nc2_norm(near), rel=1e-9)
     for f in (nc2_angle, nc2_norm):
         with pytest.raises(ValueError, match='mu: expected class means that differ, got class means that coincide'): f(scale*same)
     for small,zeros in ((1e-5, 0), (1e-7, 1)): # a mean as short as that is no direction

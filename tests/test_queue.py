@@ -69,6 +69,18 @@ def test_jobs_that_are_left_are_cancelled(queue, tmp_path):
     with pytest.raises(KeyboardInterrupt): submit([job(tmp_path/'a'), job(tmp_path/'b')], tmp_path/'jobs', MachineOptions('local'), show=stop)
     assert queue.cancelled==[str(tmp_path/'a'), str(tmp_path/'b')]
 
+def test_a_signal_while_jobs_are_handed_over_cancels_them(queue, tmp_path, monkeypatch):
+    "It waits until they are known: none is left in the queue."
+    from hardcl_nb.runs import cluster
+    hand_over = cluster._queued
+    def interrupted(*args):
+        queued = hand_over(*args)
+        signal.raise_signal(signal.SIGTERM)
+        return queued
+    monkeypatch.setattr(cluster, '_queued', interrupted)
+    with pytest.raises(KeyboardInterrupt, match='stopped by SIGTERM'): submit([job(tmp_path/'a'), job(tmp_path/'b')], tmp_path/'jobs', MachineOptions('local'))
+    assert queue.cancelled==[str(tmp_path/'a'), str(tmp_path/'b')]
+
 def test_a_queue_that_refuses_says_why(queue, tmp_path, monkeypatch):
     def no(job): raise submitit.core.utils.FailedJobError('sbatch: error:\ninvalid partition')
     monkeypatch.setattr(queue, 'submit', no)

@@ -96,11 +96,10 @@ forks.Popen._launch = interrupted
 if __name__=='__main__':
     try: run_all(grid(['digits'], ['scl'], [0.], ['ball'], [0, 1], steps=100_000), 'x', workers=2, progress=False)
     except KeyboardInterrupt as e: print(e, len(started))
-    time.sleep(.5)
+    end = time.monotonic()+30
     for pid in started:
-        try: os.kill(pid, 0)
-        except ProcessLookupError: continue
-        print(pid, 'lives')
+        while os.path.exists(f'/proc/{pid}') and time.monotonic()<end: time.sleep(.05)
+        if os.path.exists(f'/proc/{pid}'): print(pid, 'lives')
 """
     (tmp_path/'it.py').write_text(code%which)
     r = subprocess.run([sys.executable, 'it.py'], capture_output=True, text=True, cwd=tmp_path, env=here, timeout=120, preexec_fn=heard)

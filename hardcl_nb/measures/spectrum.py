@@ -223,7 +223,7 @@ def _log_kernel(a, b, t, same=False):
 def lidar(
     z:Tensor|np.ndarray, # Embeddings, (n, d)
     y:Tensor|np.ndarray, # Integer labels, (n,): in the paper, which image a view comes from
-    delta:float=1e-4     # Added to the diagonal of the within-class covariance, > 0
+    delta:float=1e-4     # Added to the diagonal of the within-class covariance, > 0; at least 1e-13 of its trace is
 ) -> float: # Between 1 and min(C-1, d), up to eps; 0 if the class means coincide
     "Effective rank of the linear-discriminant matrix (Thilak et al. 2023, section 3)."
     return lidar_from_stats(class_stats(own_span(as_rows(z)), y), check_number(delta, 'delta', 0, strict=True))

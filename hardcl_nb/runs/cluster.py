@@ -161,9 +161,9 @@ def submit(
     executor = _executor(options, folder, most or len(jobs))
     if not jobs: return
     queued:list = []
-    with handed_on() as whole:
+    with handed_on() as held:
         try:
-            with whole(): queued += _queued(executor, jobs, options.launcher)
+            with held(): queued += _queued(executor, jobs, options.launcher)
             if show: show(0, len(jobs))
             _wait(queued, show, wait)
         except BaseException:

@@ -113,11 +113,10 @@ def run_all(
     if not pooled:
         return submit([j for j in jobs if not finished(j)], Path(out).absolute()/'jobs', machines, workers, show)
     ctx = worker_context('hardcl_nb.runs.folder', 'torch._dynamo') # the latter is what any optimiser imports
-    with ProcessPoolExecutor(n, ctx, _begin, (modules,)) as pool, handed_on() as whole:
-        _work(pool, n, jobs, show, whole)
+    with ProcessPoolExecutor(n, ctx, _begin, (modules,)) as pool, handed_on() as held: _work(pool, n, jobs, show, held)
 
 # %% ../../nbs/66_compare.ipynb #6d9bbeff
-def _work(pool, n, jobs, show, whole):
+def _work(pool, n, jobs, show, held):
     "Try one run of each kind, then run all; the first trouble ends it."
     from concurrent.futures.process import BrokenProcessPool
     from hardcl_nb.runs.compare import _one
@@ -128,13 +127,12 @@ def _work(pool, n, jobs, show, whole):
     follow = threading.Thread(target=_follow, args=([j.out for j in jobs], ends), daemon=True)
     try:
         with _no_main():
-            with whole(): trials = pool.map(fits, tried.values()) # this starts processes
+            with held(): trials = pool.map(fits, tried.values()) # this starts processes
             list(trials)
-            with whole(): done = pool.map(_one, jobs) # and this the others
+            with held(): done = pool.map(_one, jobs) # and this the others
         if show: show(0, len(jobs)) # before the first is done, which may take hours
         if show and sys.stderr.isatty(): follow.start()
-        for i,name in enumerate(done, 1):
-            if show: show(i, len(jobs), last=name)
+        for i,name in enumerate(done, 1): show and show(i, len(jobs), last=name)
     except BrokenProcessPool:
         alive = f'{n} processes that live; what is finished is kept, and resume goes on'
         need(False, 'workers', 'one that was killed (too little memory?)', alive, ChildProcessError)

@@ -153,12 +153,12 @@ def worker_context(
 
 # %% ../../nbs/58_processes.ipynb #72a3f88f
 @contextmanager
-def handed_on() -> Iterator[Callable[[], AbstractContextManager]]: # Called as `with whole():` where processes start
-    "Hand Ctrl-C and SIGTERM on to the processes that are started in a `with` block; while they start, wait."
+def handed_on() -> Iterator[Callable[[], AbstractContextManager]]: # Called as `with held():` where processes start
+    "Hand Ctrl-C and SIGTERM on to the processes that start in a `with` block; within `held()`, at its end."
     from multiprocessing import active_children
     others, now = {p.pid for p in active_children()}, SimpleNamespace(starting=False, signum=0)
     @contextmanager
-    def whole():
+    def held():
         now.starting = True
         try: yield
         finally: now.starting = False
@@ -173,7 +173,7 @@ def handed_on() -> Iterator[Callable[[], AbstractContextManager]]: # Called as `
         raise e
     ours = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     before = {s: signal.signal(s, hand_on) for s in ours}
-    try: yield whole
+    try: yield held
     finally:
         for s,h in before.items(): signal.signal(s, h)
 
