@@ -6,7 +6,7 @@
 __all__ = ['anchor_weights', 'towers_loss']
 
 # %% ../../nbs/28_columns.ipynb #f9189277
-import math
+import itertools, math
 from types import SimpleNamespace
 import torch
 from torch import Tensor
@@ -18,17 +18,19 @@ from .relations import count_pairs, relate, related_loss
 
 # %% ../../nbs/28_columns.ipynb #99a91e37
 def _tower(x, y, work):
-    "A tower sorted by label: labels, order, mean, and centred rows with a column of ones."
+    "A tower sorted by label: labels, order, mean, and centred rows, with a column of ones and some of zeros."
     y, order = y.sort(stable=True)
-    x = x.detach()[order].to(work)
-    c = x.mean(0)
-    return SimpleNamespace(y=y, order=order, c=c, x=torch.cat([x-c, x.new_ones(len(x), 1)], 1))
+    x, d = x.detach().to(work), x.shape[1]
+    c, rows = x.mean(0), x.new_zeros(len(x), d+8-d%8)
+    torch.sub(x[order], c, out=rows[:,:d])
+    rows[:,d] = 1
+    return SimpleNamespace(y=y, order=order, c=c, x=rows)
 
 def _anchors(t, u, silent, o):
     "What labels tell of rows t against columns u: where equal labels stand, how many are positives and negatives."
     t.lo, t.hi = torch.searchsorted(u.y, t.y), torch.searchsorted(u.y, t.y, right=True)
     loud = torch.ones_like(u.y) if silent is None else (~silent[u.order]).long()
-    t.silent = None if silent is None else silent[u.order].nonzero()[:,0]
+    t.silent = None if silent is None else silent[u.order]
     before = torch.cat([loud.new_zeros(1), loud.cumsum(0)])
     same = before[t.hi]-before[t.lo] if o.supervised else 0
     t.npos, t.nneg = (t.hi-t.lo).double(), (before[-1]-same+torch.zeros_like(t.lo)).double()
@@ -38,9 +40,9 @@ def _pair(a, ya, b, yb, silent, both, o):
     "Both towers as operands of the exponents (1+β)s/log 2 but for a constant; do these fit without a shift?"
     work = torch.float64 if o.wide(a, True) or o.wide(b, True) else torch.float32
     A, B, k = _tower(a, ya, work), _tower(b, yb, work), (1+o.beta)/math.log(2)
-    x, w = A.x[:,:-1], B.x[:,:-1]
+    x, w = (t.x[:,:len(t.c)] for t in (A, B))
     u, v = x@B.c[:,None]/o.tau, w@A.c[:,None]/o.tau
-    A.P, B.P = torch.cat([x*(k/o.tau), k*u, torch.full_like(u, k)], 1), torch.cat([B.x, v], 1)
+    A.P, B.P = torch.cat([x*(k/o.tau), k*u, torch.full_like(u, k)], 1), torch.cat([w, torch.ones_like(v), v], 1)
     top = [float(torch.linalg.vector_norm(t, dim=1).max()) for t in (x, w)]
     reach = (1+o.beta)*(top[0]*top[1]/o.tau+float(u.abs().max()+v.abs().max()))
     _anchors(A, B, silent, o)
@@ -49,31 +51,44 @@ def _pair(a, ya, b, yb, silent, both, o):
     return A, B, reach<(600 if work==torch.float64 else 60), (A.c@B.c).double()/o.tau
 
 # %% ../../nbs/28_columns.ipynb #793f53e2
-def _strips(n, columns):
-    rows = max(16, min(128, 2**20//max(columns, 1)))
-    return [slice(b, min(b+rows, n)) for b in range(0, n, rows)]
+def _cuts(start, stop, size): return [slice(b, min(b+size, stop)) for b in range(start, stop, size)]
 
-def _window(t, u, I):
-    "Columns where equal labels of the rows I may stand, and who they are."
-    cut = slice(int(t.lo[I.start]), int(t.hi[I.stop-1]))
-    return cut, t.y[I,None]==u.y[cut]
+def _grid(t, u, o):
+    "Strips of rows, and tiles of columns."
+    n = len(u.y)
+    rows = max(16, min(512, 2**(22 if o.two else 23)//n))
+    return _cuts(0, len(t.y), rows), _cuts(0, n, 2**19//rows)
 
-def _exponents(t, u, I, cut, win, o):
-    "Exponents of the rows I, -∞ where a column is no negative."
-    E = t.P[I]@u.P.T
-    if o.supervised: E[:,cut].masked_fill_(win, -math.inf)
-    return E if t.silent is None else E.index_fill_(1, t.silent, -math.inf)
+def _room(t, strips, columns, tiles):
+    "Memory for tiles that is used again and again: fresh memory costs more than what is done to it."
+    return t.x.new_empty(tiles, strips[0].stop*columns[0].stop)
+
+def _tile(room, I, J):
+    r, c = I.stop-I.start, J.stop-J.start
+    return room[:r*c].view(r, c)
+
+def _exponents(t, u, I, J, room, o):
+    "Exponents of the rows I against the columns J, -∞ where a column is no negative."
+    E = torch.mm(t.P[I], u.P[J].T, out=_tile(room, I, J))
+    if t.silent is not None: E.masked_fill_(t.silent[J], -math.inf)
+    first, last = max(int(t.lo[I.start]), J.start), min(int(t.hi[I.stop-1]), J.stop)
+    if o.supervised and first<last:
+        E[:,first-J.start:last-J.start].masked_fill_(t.y[I,None]==u.y[first:last], -math.inf)
+    return E
 
 # %% ../../nbs/28_columns.ipynb #1f535d88
-def _sums(t, I, e1, e0):
-    "S₀ and S₁ of the rows I, (b, 1), in float64; no row is without a positive number."
-    S0, S1 = (None if e is None else e.sum(1, keepdim=True).double().clamp(min=1e-300) for e in (e0, e1))
-    return t.nneg[I,None].clamp(min=1) if S0 is None else S0, S1
+def _sums(t, I, tiles, o):
+    "S₀ and S₁ of the rows I, (2, b, 1), in float64; no row is without a positive number."
+    S = torch.stack([t.nneg[I,None], torch.zeros_like(t.nneg[I,None])])
+    if o.two: S[0] = sum(e0.sum(1, keepdim=True).double() for _,e0 in tiles)
+    S[1] = sum(e1.sum(1, keepdim=True).double() for e1,_ in tiles)
+    return S.clamp_(min=1e-300)
 
 # %% ../../nbs/28_columns.ipynb #ce8d52df
-def _pulls(t, u, I, S, w, const, o):
+def _few(t, u, I, S, w, const, o):
     "Losses of the rows I, (b,), and the sum of their slopes in A, (b, 1); pulls go into the gradients."
-    cut, win = _window(t, u, I)
+    cut = slice(int(t.lo[I.start]), int(t.hi[I.stop-1]))
+    win = t.y[I,None]==u.y[cut]
     s = (t.P[I]@u.P[cut].T).double()*(math.log(2)/(1+o.beta))
     A = (S[1].log()-S[0].log()).masked_fill((t.nneg[I]==0)[:,None], 0.)
     log_q, floor = o.log_q(t.nneg[I].clamp(min=1))[:,None]+o.lift(const), (-1/o.tau-const).reshape(1, 1)
@@ -85,32 +100,41 @@ def _pulls(t, u, I, S, w, const, o):
     u.D[cut] -= pull.T@t.x[I]
     return loss, g
 
+def _pulls(t, u, I, S, w, const, o):
+    "The same, for as many rows as one likes."
+    pieces = _cuts(I.start, I.stop, max(16, min(64, 2**20//len(u.y))))
+    parts = [_few(t, u, K, S[:,K.start-I.start:K.stop-I.start], w, const, o) for K in pieces]
+    return torch.cat([l for l,_ in parts]), None if w is None else torch.cat([g for _,g in parts])
+
 # %% ../../nbs/28_columns.ipynb #d594bf10
 def _one_sided(A, B, w, const, o):
     "Losses of the rows of A among the columns of B, (n,); w is None: no gradient."
-    losses = []
-    for I in _strips(len(A.y), len(B.y)):
-        e1, e0 = powers(_exponents(A, B, I, *_window(A, B, I), o), o)
-        S = _sums(A, I, e1, e0)
+    losses, (strips, columns) = [], _grid(A, B, o)
+    rooms = _room(A, strips, columns, len(columns))
+    for I in strips:
+        tiles = [powers(_exponents(A, B, I, J, room, o), o) for J,room in zip(columns, rooms)]
+        S = _sums(A, I, tiles, o)
         loss, g = _pulls(A, B, I, S, w, const, o)
         losses.append(loss)
         if g is None: continue
-        a, p = (None if f is None else f.to(e1) for f in rates(g, S, o))
-        factor, r = (a, a*A.x[I]) if p is None else (1., A.x[I])
-        if p is not None: slopes(e1, e0, a, p)
-        A.D[I] += (e1@B.x)*factor
-        B.D.addmm_(e1.T, r)
+        a, p = (None if f is None else f.to(A.x) for f in rates(g, S, o))
+        r, d = (a*A.x[I], torch.zeros_like(A.x[I])) if p is None else (A.x[I], A.D[I])
+        for J,(e1,e0) in zip(columns, tiles):
+            if p is not None: slopes(e1, e0, a, p)
+            d.addmm_(e1, B.x[J])
+            B.D[J].addmm_(e1.T, r)
+        if p is None: A.D[I] += d.mul_(a)
     return torch.cat(losses)
 
 # %% ../../nbs/28_columns.ipynb #7b87c9df
-def _both_sums(A, B, strips, o):
+def _both_sums(A, B, grid, room, o):
     "S₀ and S₁ of all rows, and of all columns: (2, n, 1) each."
     SA, SB = A.nneg.new_zeros(2, len(A.y), 1), B.nneg.new_zeros(2, len(B.y), 1)
-    for I in strips:
-        for k,e in zip((1, 0), powers(_exponents(A, B, I, *_window(A, B, I), o), o)):
+    for I,J in grid:
+        for k,e in zip((1, 0), powers(_exponents(A, B, I, J, room, o), o)):
             if e is None: continue
-            SA[k,I] = e.sum(1, keepdim=True).double()
-            SB[k] += e.sum(0)[:,None]
+            SA[k,I] += e.sum(1, keepdim=True)
+            SB[k,J] += e.sum(0)[:,None]
     for t,S in ((A, SA), (B, SB)):
         if not o.two: S[0] = t.nneg[:,None]
     return SA.clamp_(min=1e-300), SB.clamp_(min=1e-300)
@@ -118,19 +142,22 @@ def _both_sums(A, B, strips, o):
 # %% ../../nbs/28_columns.ipynb #10386482
 def _two_sided(A, B, wa, wb, const, o):
     "Losses of the rows of A and of the rows of B, each among the other's; wa is None: no gradient."
-    strips, losses, factors = _strips(len(A.y), len(B.y)), [], []
-    for t,u,w,S in zip((A, B), (B, A), (wa, wb), _both_sums(A, B, strips, o)):
-        parts = [_pulls(t, u, I, S[:,I], w, const, o) for I in _strips(len(t.y), len(u.y))]
-        losses.append(torch.cat([l for l,_ in parts]))
-        if w is not None: factors.append(rates(torch.cat([g for _,g in parts]), S, o))
+    grid, losses, factors = _grid(A, B, o), [], []
+    E, F = _room(A, *grid, 2)
+    grid = [*itertools.product(*grid)]
+    for t,u,w,S in zip((A, B), (B, A), (wa, wb), _both_sums(A, B, grid, E, o)):
+        loss, g = _pulls(t, u, slice(0, len(t.y)), S, w, const, o)
+        losses.append(loss)
+        if g is not None: factors.append(rates(g, S, o))
     if wa is None: return losses
     (a, p), (b, r) = [[None if f is None else f.to(A.x) for f in fs] for fs in factors]
-    for I in strips:
-        e1, e0 = powers(_exponents(A, B, I, *_window(A, B, I), o), o)
-        e1.mul_(a[I]+b.T)
-        if p is not None: e1.sub_(e0.mul_(p[I]+r.T))
-        A.D[I] += e1@B.x
-        B.D.addmm_(e1.T, A.x[I])
+    for I,J in grid:
+        e1, e0 = powers(_exponents(A, B, I, J, E, o), o)
+        f = _tile(F, I, J)
+        e1.mul_(torch.add(a[I], b[J].T, out=f))
+        if p is not None: e1.sub_(e0.mul_(torch.add(p[I], r[J].T, out=f)))
+        A.D[I].addmm_(e1, B.x[J])
+        B.D[J].addmm_(e1.T, A.x[I])
     return losses
 
 # %% ../../nbs/28_columns.ipynb #d0344724
@@ -146,7 +173,8 @@ def anchor_weights(
 
 # %% ../../nbs/28_columns.ipynb #3ef2edb5
 def _unsorted(t, c, tau): # Σ G x', with the part of the centre that it left out
-    D = t.D[:,:-1].addcmul_(t.D[:,-1:], c).div_(tau)
+    d = len(c)
+    D = t.D[:,:d].addcmul_(t.D[:,d:d+1], c).div_(tau)
     return torch.empty_like(D).index_copy_(0, t.order, D)
 
 def _in_strips(a, ya, b, yb, silent, both, o, grad):
