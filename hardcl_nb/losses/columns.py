@@ -26,6 +26,7 @@ def _tower(x, y, work):
     rows[:,d] = 1
     return SimpleNamespace(y=y, order=order, c=c, x=rows)
 
+# %% ../../nbs/28_columns.ipynb #d0a8b3c6
 def _anchors(t, u, silent, o):
     "What labels tell of rows t against columns u: where equal labels stand, how many are positives and negatives."
     t.lo, t.hi = torch.searchsorted(u.y, t.y), torch.searchsorted(u.y, t.y, right=True)
@@ -56,8 +57,8 @@ def _cuts(start, stop, size): return [slice(b, min(b+size, stop)) for b in range
 def _grid(t, u, o):
     "Strips of rows, and tiles of columns."
     n = len(u.y)
-    rows = max(16, min(512, 2**(22 if o.two else 23)//n))
-    return _cuts(0, len(t.y), rows), _cuts(0, n, 2**19//rows)
+    rows = max(16, min(1024, 2**(23 if o.two else 24)//n))
+    return _cuts(0, len(t.y), rows), _cuts(0, n, 2**20//rows)
 
 def _room(t, strips, columns, tiles):
     "Memory for tiles that is used again and again: fresh memory costs more than what is done to it."
@@ -67,6 +68,7 @@ def _tile(room, I, J):
     r, c = I.stop-I.start, J.stop-J.start
     return room[:r*c].view(r, c)
 
+# %% ../../nbs/28_columns.ipynb #7e0f61aa
 def _exponents(t, u, I, J, room, o):
     "Exponents of the rows I against the columns J, -∞ where a column is no negative."
     E = torch.mm(t.P[I], u.P[J].T, out=_tile(room, I, J))
@@ -100,6 +102,7 @@ def _few(t, u, I, S, w, const, o):
     u.D[cut] -= pull.T@t.x[I]
     return loss, g
 
+# %% ../../nbs/28_columns.ipynb #b61d90c3
 def _pulls(t, u, I, S, w, const, o):
     "The same, for as many rows as one likes."
     pieces = _cuts(I.start, I.stop, max(16, min(64, 2**20//len(u.y))))
