@@ -52,6 +52,20 @@ def test_strips_are_the_definition(seed, n, m, far, **kw):
         ours = graded(lambda x, w: cross_loss(x, ya, w, yb, sides=sides, **kw), a, b)
         for u,v in zip(ours, ref): assert (u-v).norm()<=1e-14*reach(a, b, kw)*max(1., float(v.norm())), (sides, u, v)
 
+debiased = {k: v for k,v in options.items() if k!='raw'}|dict(tau=st.sampled_from([.07, .5, 1., 4.]))
+
+@given(seed=seeds, n=st.integers(3, 40), far=st.sampled_from([0., .3, 1.]), tau_plus=st.sampled_from([.02, .3, .9]), **debiased)
+@settings(deadline=None)
+def test_debiased_towers_are_the_definition(seed, n, far, **kw):
+    "The floor e^{-1/τ} does not move with the centres."
+    a, ya, b, yb = towers(seed, n, n+9, far=far)
+    o = LossOptions(**kw)
+    rows = graded(lambda x, w: direct(x, ya, w, yb, o), a, b)
+    both = graded(lambda x, w: (direct(x, ya, w, yb, o)+direct(w, yb, x, ya, o))/2, a, b)
+    for sides,ref in (('rows', rows), ('both', both)):
+        ours = graded(lambda x, w: cross_loss(x, ya, w, yb, sides=sides, **kw), a, b)
+        for u,v in zip(ours, ref): assert (u-v).norm()<=1e-13*reach(a, b, kw)*max(1., float(v.norm())), (sides, u, v)
+
 @given(seed=seeds, n=st.integers(4, 60), tau=st.sampled_from([.01, .05, .2, 1.]), beta=st.sampled_from([0., 5.]))
 @settings(deadline=None)
 def test_single_precision_keeps_six_digits(seed, n, tau, beta):

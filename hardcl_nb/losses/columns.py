@@ -57,7 +57,7 @@ def _cuts(start, stop, size): return [slice(b, min(b+size, stop)) for b in range
 def _grid(t, u, o):
     "Strips of rows, and tiles of columns."
     n = len(u.y)
-    rows = max(16, min(1024, 2**(23 if o.two else 24)//n))
+    rows = max(16, min(1024, 2**26//(n*t.x.element_size()*(1+o.two))))
     return _cuts(0, len(t.y), rows), _cuts(0, n, 2**20//rows)
 
 def _room(t, strips, columns, tiles):
