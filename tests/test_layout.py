@@ -226,3 +226,12 @@ def test_readme_is_the_home_page():
     "README.md is index.ipynb, rendered."
     r = subprocess.run([sys.executable, str(root/'.ci/readme.py'), '--check'], capture_output=True, text=True)
     assert r.returncode == 0, r.stdout+r.stderr
+
+def test_numbers_of_a_training_may_round_otherwise_and_no_others_may():
+    "What `make verify` takes for the same text."
+    code = 'import sys, json; sys.path.insert(0, ".ci"); from verify import near; print(json.dumps([near(a, b) for a,b in json.load(sys.stdin)]))'
+    same = [('rank 2.42, gap .590', 'rank 2.35, gap .592'), ('[  0.47,  0.64]', '[ 0.48, 0.64]'), ('err 3e-05', 'err 4e-05'), ('step 12: 0.0', 'step 12: 0.0')]
+    other = [('rank 2.42', 'rank 2.10'), ('step 5: .1', 'step 6: .1'), ('err 3e-05', 'err 3e-03'), ('rank 2.42', 'Rank 2.42'), ('2.42 2.42', '2.42')]
+    r = subprocess.run([sys.executable, '-c', code], cwd=root, input=json.dumps(same+other), capture_output=True, text=True)
+    assert r.returncode==0, r.stderr
+    assert json.loads(r.stdout)==[True]*len(same)+[False]*len(other)
