@@ -182,7 +182,7 @@ declare('coarse', 'Five fine classes make a coarse one in CIFAR-100: what does h
     'accuracy and within 3 points of it in sibling accuracy. At equal hardness fine labels lose at most 2 points in '
     'coarse accuracy against coarse labels, and win at least 5 in sibling accuracy.',
     settings_of(data=['cifar16', 'cifar16_coarse'], method__beta=[('scl', 0.), ('hscl', 5.)], arch='small', dim=99,
-        batch_size=512, lr=1e-3, epochs=3, eval_every=1000), seeds=2, judge='hardcl_nb.training.rivals:levels')
+        batch_size=512, lr=1e-3, epochs=3, eval_every=1000), seeds=5, judge='hardcl_nb.training.rivals:levels')
 
 # %% ../../nbs/68_questions.ipynb #28054369
 declare('hardenings', 'Is it the shape of a hardening that counts, or how many negatives it leaves?',
