@@ -141,6 +141,15 @@ def test_exponents_beyond_any_range_use_row_maxima():
     for k,kw in [(30., dict(beta=5.)), (1., dict(beta=1000., tau=1e-3)), (1e-3, dict(beta=5.))]:
         assert max(errors(tiled_loss, k*zs['sphere'], y, **kw))<1e-6
 
+def test_exponents_that_are_large_through_the_centre_alone():
+    "Rows that differ little, but along a long common part: s - ‖c‖²/τ is (x·c + c·x')/τ, and x·x'/τ is small."
+    g = torch.Generator().manual_seed(0)
+    c = torch.zeros(8, dtype=torch.float64)
+    c[0] = 100.
+    z, y = c+.3*F.normalize(torch.randn(300, 8, generator=g, dtype=torch.float64), dim=1), torch.arange(300)%10
+    for tau,beta in ((.1, 0.), (.1, 3.), (.03, 5.)): # exponents to ±600 and more
+        assert max(errors(tiled_loss, z, y, tau=tau, beta=beta))<1e-9, (tau, beta)
+
 @pytest.mark.parametrize('sizes', [[300, 300], [600], [2]*300, [1]*200+[400], [599, 1]])
 @pytest.mark.parametrize('supervised', [True, False])
 def test_large_and_small_classes(sizes, supervised):
