@@ -1,6 +1,7 @@
 "Experiments: what tells their settings apart, what is kept of a run, and what the command line says."
 import json
 from dataclasses import replace
+from pathlib import Path
 import pytest
 import hardcl_nb.runs.experiments as module
 from hardcl_nb.runs.compare import run_folders
@@ -36,6 +37,14 @@ def test_every_experiment_can_be_made():
     for exp in experiments.values():
         cfgs = configs(exp)
         assert len(cfgs)==exp.seeds*len(exp.runs)==len({repr(c) for c in cfgs}), exp.name
+
+def test_the_page_lists_the_experiments_that_there_are():
+    "What page 69 shows is stored; experiments of later pages change it."
+    page = Path(__file__).parent.parent/'nbs'/'69_experiments.ipynb'
+    shown = [o for c in json.loads(page.read_text(encoding='utf-8'))['cells'] for o in c.get('outputs', [])]
+    lines = [l.split(maxsplit=3) for o in shown for l in ''.join(o.get('text', '')).splitlines()]
+    listed = {l[0]: (int(l[1]), l[3]) for l in lines if len(l)==4 and l[0] in experiments and l[2]=='runs'}
+    assert listed=={e.name: (len(e.runs)*e.seeds, e.question) for e in experiments.values()}, 'python .ci/refresh.py --path nbs/69_experiments.ipynb'
 
 def test_results_are_those_of_the_folders(here, tmp_path):
     "Final numbers with six digits, what tells the runs apart, the last spectrum; a second call makes nothing, and the file is read again."
