@@ -128,7 +128,6 @@ def _panel(s, win, own, start, floor, npos, nneg, log_q, weight, o):
 # %% ../../nbs/22_panels.ipynb #b0a1d2f5
 def _fine(x): return torch.float32 if x.device.type=='mps' else torch.float64 # mps has no float64
 
-# %% ../../nbs/22_panels.ipynb #b0a1d2f6
 def sorted_rows(
     z:Tensor, y:Tensor, cols:Tensor, y_cols:Tensor, # Anchors (r, d), their labels; columns (n, d), theirs
     own:Tensor, o:LossOptions, validate:bool=False  # The column that is the anchor itself, or -1; options; look?
@@ -188,7 +187,6 @@ def check_like(x:Tensor, z:Tensor, arg:str, finite:bool=False, like:str='z') -> 
     need(fits, arg, given, f'{expected}, like {like}')
     check_embeddings(x, arg, finite=finite, products=True)
 
-# %% ../../nbs/22_panels.ipynb #8f21d6b4
 def _check_rows(z, y, cols, y_cols, own, weight, grad, validate):
     "Labels of rows and columns, and the rows' own columns."
     for k,v in (('grad', grad), ('validate', validate)): check_choice(v, k, (True, False))

@@ -89,7 +89,6 @@ def _panels(C, d):
     bar.ax.set_yticklabels([f'ETF {white.vcenter:.2f}', '1'])
     return fig, ax, heat
 
-# %% ../../nbs/68_live.ipynb #3d5a9c17
 def _colours(C):
     "A colour for each class."
     known = ('#4269d0', '#d9502f', '#2f8f46', '#9450e6', '#8a5a3c', '#15808f', '#c2377f', '#8a7400', '#5f6770')

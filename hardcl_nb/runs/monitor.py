@@ -41,7 +41,6 @@ def picture(
         if nc.lines: nc.legend(fontsize=9)
     return png(fig)
 
-# %% ../../nbs/68_monitor.ipynb #1b6f0d92
 def _line(ax, x, y, label, **look):
     "A line of the values that are numbers, if there are any."
     at = [(a, b) for a,b in zip(x, y) if b==b]
@@ -147,7 +146,6 @@ def follow(
         wait(m)
     return m
 
-# %% ../../nbs/68_monitor.ipynb #90d3c4ae
 def wait(
     m:Monitor # A monitor that follows a run
 ) -> list[dict]: # The records

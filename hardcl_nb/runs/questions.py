@@ -229,7 +229,7 @@ declare('how_hard', 'Which hardness is best, by classes, batch, temperature, wit
     [*settings_of(**_grid, classes=[10, 30, 100], batch_size=[64, 200, 800], tau=[1., .3], method__beta=_rows('hscl')),
     *settings_of(**_grid, classes=[10, 30, 100], batch_size=200, method__beta=_rows('hucl')),
     *settings_of(**_grid, classes=100, batch_size=200, method='hscl', beta=40., beta_schedule=['rise', 'cosine'])],
-    seeds=2)
+    seeds=5)
 
 # %% ../../nbs/68_questions.ipynb #more0008
 declare('topics', 'Text in classes: what does a head learn from a bag of words, with easy and with hard negatives?',
