@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from torch.testing import assert_close
 from hardcl_nb import HSCL, CrossLoss, contrastive_loss, cross_loss
+from hardcl_nb.losses import columns
 from hardcl_nb.losses.contrastive import ContrastiveLoss
 from hardcl_nb.losses.exact import LossOptions, plain_loss
 from hardcl_nb.losses.relations import related_rows, relation_loss, shares
@@ -40,31 +41,56 @@ options = dict(beta=st.sampled_from([0., .5, 3., 20.]), tau=st.sampled_from([.01
     q=st.sampled_from([1., 'sum', 3.]))
 
 seeds = st.integers(0, 10**6)
+tiles = st.sampled_from([None, (5, 7), (16, 3), (64, 100)]) # rows of a strip, columns of a tile; None: as fits
 
-@given(seed=seeds, n=st.integers(3, 40), m=st.integers(3, 300), far=st.sampled_from([0., 1., 5.]), **options)
+def in_tiles(size, f, *args):
+    "f(*args) with strips and tiles of this size."
+    def grid(t, u, o): return columns._cuts(0, len(t.y), size[0]), columns._cuts(0, len(u.y), size[1])
+    with pytest.MonkeyPatch.context() as m:
+        if size: m.setattr(columns, '_grid', grid)
+        return f(*args)
+
+@given(seed=seeds, n=st.integers(3, 40), m=st.integers(3, 300), far=st.sampled_from([0., 1., 5.]), tile=tiles, **options)
 @settings(deadline=None)
-def test_strips_are_the_definition(seed, n, m, far, **kw):
+def test_strips_are_the_definition(seed, n, m, far, tile, **kw):
     a, ya, b, yb = towers(seed, n, m, far=far)
     o = LossOptions(**kw)
     rows = graded(lambda x, w: direct(x, ya, w, yb, o), a, b)
     both = graded(lambda x, w: (direct(x, ya, w, yb, o)+direct(w, yb, x, ya, o))/2, a, b)
     for sides,ref in (('rows', rows), ('both', both)):
-        ours = graded(lambda x, w: cross_loss(x, ya, w, yb, sides=sides, **kw), a, b)
+        ours = in_tiles(tile, graded, lambda x, w: cross_loss(x, ya, w, yb, sides=sides, **kw), a, b)
         for u,v in zip(ours, ref): assert (u-v).norm()<=1e-14*reach(a, b, kw)*max(1., float(v.norm())), (sides, u, v)
 
 debiased = {k: v for k,v in options.items() if k!='raw'}|dict(tau=st.sampled_from([.07, .5, 1., 4.]))
 
-@given(seed=seeds, n=st.integers(3, 40), far=st.sampled_from([0., .3, 1.]), tau_plus=st.sampled_from([.02, .3, .9]), **debiased)
+@given(seed=seeds, n=st.integers(3, 40), far=st.sampled_from([0., .3, 1.]), tile=tiles, tau_plus=st.sampled_from([.02, .3, .9]), **debiased)
 @settings(deadline=None)
-def test_debiased_towers_are_the_definition(seed, n, far, **kw):
+def test_debiased_towers_are_the_definition(seed, n, far, tile, **kw):
     "The floor e^{-1/τ} does not move with the centres."
     a, ya, b, yb = towers(seed, n, n+9, far=far)
     o = LossOptions(**kw)
     rows = graded(lambda x, w: direct(x, ya, w, yb, o), a, b)
     both = graded(lambda x, w: (direct(x, ya, w, yb, o)+direct(w, yb, x, ya, o))/2, a, b)
     for sides,ref in (('rows', rows), ('both', both)):
-        ours = graded(lambda x, w: cross_loss(x, ya, w, yb, sides=sides, **kw), a, b)
+        ours = in_tiles(tile, graded, lambda x, w: cross_loss(x, ya, w, yb, sides=sides, **kw), a, b)
         for u,v in zip(ours, ref): assert (u-v).norm()<=1e-13*reach(a, b, kw)*max(1., float(v.norm())), (sides, u, v)
+
+@given(seed=seeds, n=st.integers(4, 30), k=st.integers(1, 60), tile=tiles, tau_plus=st.sampled_from([0., .1]), **debiased)
+@settings(deadline=None)
+def test_silent_columns_are_no_negatives_in_any_tile(seed, n, k, tile, **kw):
+    "With negatives='queue' the batch's columns are positives alone."
+    a, ya, b, yb = towers(seed, n, n+3)
+    _, _, old, y_old = towers(seed+1, 2, k+2)
+    y_old[2:] += 9
+    def ref(x, w):
+        pos = shares(ya, torch.cat([yb, y_old]))
+        neg = ~pos if kw['supervised'] else torch.ones_like(pos)
+        neg[:,:len(yb)] = False
+        has = pos.any(1)&neg.any(1)
+        return related_rows(x, torch.cat([w, old]), pos, neg, LossOptions(**kw))[has].mean()
+    def ours(x, w): return cross_loss(x, ya, w, yb, queue=(old, y_old), negatives='queue', sides='rows', **kw)
+    for u,v in zip(in_tiles(tile, graded, ours, a, b), graded(ref, a, b)):
+        assert (u-v).norm()<=1e-13*reach(a, b, kw)*max(1., float(v.norm())), (u, v)
 
 @given(seed=seeds, n=st.integers(4, 60), tau=st.sampled_from([.01, .05, .2, 1.]), beta=st.sampled_from([0., 5.]))
 @settings(deadline=None)
