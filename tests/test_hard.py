@@ -26,6 +26,27 @@ def test_raw_hardness_on_each_pool_in_one_line(seed, tau, h):
         loss = HardNegativeRankingLoss(model, scale=1/tau, hardness_mode=mode, hardness_strength=h)
         torch.testing.assert_close(loss([{'x': x} for x in (a, p, *negatives)]), want)
 
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 100), shared=st.booleans(), beta=st.sampled_from([0., .5, 4.]), tau=st.sampled_from([.1, .5, 2.]),
+    tau_plus=st.sampled_from([.02, .1, .6]), detach=st.booleans(), alpha=st.sampled_from([0., 1.]), q=st.sampled_from(['sum', 1., 3.]))
+def test_debiased_ranking_is_the_definition(seed, shared, beta, tau, tau_plus, detach, alpha, q):
+    "Hidden positives are taken out of the mean, which stays above e^{-1/τ} (arXiv 2010.04592, section 3); by autograd."
+    a, p, *mined = (x.requires_grad_() for x in batch(seed))
+    n, k = len(a), len(mined)
+    s = a@torch.cat([p, *mined]).T/tau
+    own = torch.eye(n, dtype=torch.bool).repeat(1, 1+k)
+    negative = ~own if shared else torch.cat([~own[:,:n], own[:,n:]], 1)
+    if shared: negative[:,n:] = True
+    w = (beta*(s.detach() if detach else s)).masked_fill(~negative, -math.inf).log_softmax(1)
+    mean = (w+s).logsumexp(1).exp()
+    g = ((mean-tau_plus*s.diagonal().exp())/(1-tau_plus)).clamp(min=math.exp(-1/tau))
+    N = negative.sum(1) if q=='sum' else q
+    want = (alpha+N*g/s.diagonal().exp()).log().mean()
+    got = ranking_loss(a, p, torch.stack(mined, 1), beta=beta, shared=shared, raw=False, detach=detach, alpha=alpha, q=q,
+        tau=tau, tau_plus=tau_plus)
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-13)
+    for x,y in zip(*(torch.autograd.grad(l, (a, p, *mined)) for l in (got, want))): torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-12)
+
 def test_presets_leave_what_they_say_and_fix_the_rest():
     "A strength on cosines is β = strength·τ; SimCSE's logit is a weight."
     assert ranking_preset('llave', .05)['beta']==pytest.approx(.45) and ranking_preset('embeddinggemma', .1)['beta']==pytest.approx(.5)
