@@ -16,9 +16,9 @@ def job(name, n, dim=128, tau=.07):
     a, b = (F.normalize(torch.randn(n, dim, generator=g), dim=1).requires_grad_() for _ in range(2))
     which, side = name.split('_')
     ids = torch.arange(n)
-    x, w = a.detach(), b.detach()
-    dx, dw, s = torch.zeros_like(x), torch.zeros_like(w), x.new_empty(min(n, 512), min(n, 1024))
     def floor():
+        x, w = a.detach(), b.detach()
+        dx, dw, s = torch.zeros_like(x), torch.zeros_like(w), x.new_empty(min(n, 512), min(n, 1024))
         for i in range(0, n, 512):
             for j in range(0, n, 1024):
                 for _ in range(1+(side=='both')): torch.mm(x[i:i+512], w[j:j+1024].T, out=s)
@@ -74,7 +74,8 @@ def main():
             rows.append(row)
     if not args.store: return
     import torch
-    about = dict(torch=torch.__version__, threads=torch.get_num_threads(), machine=platform.machine(), cores=os.cpu_count())
+    about = dict(torch=torch.__version__, threads=torch.get_num_threads(), machine=platform.machine(), cores=os.cpu_count(),
+        rounds=args.rounds, repeat=args.repeat)
     args.store.write_text(json.dumps(about|dict(rows=rows), indent=1)+'\n')
 
 if __name__=='__main__': main()

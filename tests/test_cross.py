@@ -50,30 +50,30 @@ def in_tiles(size, f, *args):
         if size: m.setattr(columns, '_grid', grid)
         return f(*args)
 
-@given(seed=seeds, n=st.integers(3, 40), m=st.integers(3, 300), far=st.sampled_from([0., 1., 5.]), tile=tiles, **options)
-@settings(deadline=None)
-def test_strips_are_the_definition(seed, n, m, far, tile, **kw):
-    a, ya, b, yb = towers(seed, n, m, far=far)
+def is_the_definition(a, ya, b, yb, tile, kw, tol=1e-14):
+    "Value and gradients of one direction, and of both."
     o = LossOptions(**kw)
     rows = graded(lambda x, w: direct(x, ya, w, yb, o), a, b)
     both = graded(lambda x, w: (direct(x, ya, w, yb, o)+direct(w, yb, x, ya, o))/2, a, b)
     for sides,ref in (('rows', rows), ('both', both)):
         ours = in_tiles(tile, graded, lambda x, w: cross_loss(x, ya, w, yb, sides=sides, **kw), a, b)
-        for u,v in zip(ours, ref): assert (u-v).norm()<=1e-14*reach(a, b, kw)*max(1., float(v.norm())), (sides, u, v)
+        same(ours, ref, a, b, kw, tol)
+
+def same(ours, ref, a, b, kw, tol=1e-14):
+    for u,v in zip(ours, ref): assert (u-v).norm()<=tol*reach(a, b, kw)*max(1., float(v.norm())), (u, v)
+
+@given(seed=seeds, n=st.integers(3, 40), m=st.integers(3, 300), far=st.sampled_from([0., 1., 5.]), tile=tiles, **options)
+@settings(deadline=None)
+def test_strips_are_the_definition(seed, n, m, far, tile, **kw):
+    is_the_definition(*towers(seed, n, m, far=far), tile, kw)
 
 debiased = {k: v for k,v in options.items() if k!='raw'}|dict(tau=st.sampled_from([.07, .5, 1., 4.]))
 
 @given(seed=seeds, n=st.integers(3, 40), far=st.sampled_from([0., .3, 1.]), tile=tiles, tau_plus=st.sampled_from([.02, .3, .9]), **debiased)
 @settings(deadline=None)
 def test_debiased_towers_are_the_definition(seed, n, far, tile, **kw):
-    "The floor e^{-1/τ} does not move with the centres."
-    a, ya, b, yb = towers(seed, n, n+9, far=far)
-    o = LossOptions(**kw)
-    rows = graded(lambda x, w: direct(x, ya, w, yb, o), a, b)
-    both = graded(lambda x, w: (direct(x, ya, w, yb, o)+direct(w, yb, x, ya, o))/2, a, b)
-    for sides,ref in (('rows', rows), ('both', both)):
-        ours = in_tiles(tile, graded, lambda x, w: cross_loss(x, ya, w, yb, sides=sides, **kw), a, b)
-        for u,v in zip(ours, ref): assert (u-v).norm()<=1e-13*reach(a, b, kw)*max(1., float(v.norm())), (sides, u, v)
+    "The floor e^{-1/τ} does not move with the centres; near τ⁺ itself a difference is taken, which costs a digit."
+    is_the_definition(*towers(seed, n, n+9, far=far), tile, kw, 1e-13)
 
 @given(seed=seeds, n=st.integers(4, 30), k=st.integers(1, 60), tile=tiles, tau_plus=st.sampled_from([0., .1]), **debiased)
 @settings(deadline=None)
@@ -89,8 +89,7 @@ def test_silent_columns_are_no_negatives_in_any_tile(seed, n, k, tile, **kw):
         has = pos.any(1)&neg.any(1)
         return related_rows(x, torch.cat([w, old]), pos, neg, LossOptions(**kw))[has].mean()
     def ours(x, w): return cross_loss(x, ya, w, yb, queue=(old, y_old), negatives='queue', sides='rows', **kw)
-    for u,v in zip(in_tiles(tile, graded, ours, a, b), graded(ref, a, b)):
-        assert (u-v).norm()<=1e-13*reach(a, b, kw)*max(1., float(v.norm())), (u, v)
+    same(in_tiles(tile, graded, ours, a, b), graded(ref, a, b), a, b, kw, 1e-13)
 
 @given(seed=seeds, n=st.integers(4, 60), tau=st.sampled_from([.01, .05, .2, 1.]), beta=st.sampled_from([0., 5.]))
 @settings(deadline=None)
@@ -160,7 +159,7 @@ def test_blocks_are_the_plain_form(seed, n, chunk, **kw):
     y[2] = 0 # a pair
     blocks = lambda x, y, **kw: relation_loss(x, y, chunk=chunk, **kw)
     ref, ours = (graded(lambda x, w: f(x, y, **kw)+0*w.sum(), z, z) for f in (plain_loss, blocks))
-    for u,v in zip(ours, ref): assert (u-v).norm()<=1e-14*reach(z, z, kw)*max(1., float(v.norm()))
+    same(ours, ref, z, z, kw)
 
 def test_a_queue_of_a_learned_temperature_is_that_of_the_number():
     z, y, old, y_old = towers(6, 30, 100)
