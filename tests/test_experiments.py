@@ -73,7 +73,20 @@ def test_a_quick_try_on_the_command_line(here, tmp_path, capsys):
     hardcl_experiment(['--quick', '--out', str(tmp_path/'o')])
     assert capsys.readouterr().out.endswith('1 of 1 experiments\n') and len(here)==2
 
-@pytest.mark.parametrize('words, said', [(['--name', 'tyo'], 'did you mean toy'), (['--sedes', '1'], 'sedes'), (['--name', 'toy', '--store', ''], 'store: expected the name of a folder'),
+def test_the_first_word_is_the_name(here, tmp_path, capsys):
+    hardcl_experiment(['toy', '--quick', '--out', str(tmp_path/'o')])
+    assert capsys.readouterr().out.startswith('toy: Does a toy learn?\n') and len(here)==2
+    hardcl_experiment(['all', '--quick', '--out', str(tmp_path/'o')])
+    assert capsys.readouterr().out.endswith('1 of 1 experiments\n')
+
+def test_without_a_word_nothing_is_made(here, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('sys.argv', ['hardcl_experiment'])
+    hardcl_experiment()
+    out = capsys.readouterr().out
+    assert out.startswith('toy               4 runs  Does a toy learn?\n') and out.count('\n')==2 and not here and not list(tmp_path.iterdir())
+
+@pytest.mark.parametrize('words, said', [(['--name', 'tyo'], 'did you mean toy'), (['tyo'], 'did you mean toy'), (['--sedes', '1'], 'sedes'), (['--name', 'toy', '--store', ''], 'store: expected the name of a folder'),
     (['--name', 'toy', '--data', 'cifar100'], 'a file of the data of toy, and called like them: digits')])
 def test_refused_in_one_line(here, tmp_path, capsys, words, said):
     with pytest.raises(SystemExit): hardcl_experiment([*words, '--out', str(tmp_path/'o')])

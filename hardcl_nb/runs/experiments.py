@@ -147,7 +147,7 @@ def _no_experiment(name) -> NoReturn:
 @dataclass(frozen=True)
 class ExperimentOptions:
     "Experiment"
-    name:str='all'               # Name of the experiment, or all
+    name:str='all'               # Name of the experiment, or all; or as the first word, without --name
     out:str='runs/experiments'   # Folder for the runs; what is there already is kept
     store:str|None=None          # Folder for the files of results; none are written if not given
     quick:bool=False             # One seed and 20 steps: does it run?
@@ -158,14 +158,23 @@ class ExperimentOptions:
     workers:int=0                # Runs at a time; 0 for one per core, at most 8
     def __post_init__(self): check_types(self)
 
+# %% ../../nbs/69_experiments.ipynb #list0001
+def _list():
+    "What is asked, and how many runs each answer takes."
+    for e in experiments.values(): print(f'{e.name:15}{len(e.runs)*e.seeds:4} runs  {e.question}')
+    print('hardcl_experiment NAME makes one of them, hardcl_experiment all every one; --help shows the options')
+
 # %% ../../nbs/69_experiments.ipynb #9a13bb56
 def hardcl_experiment(
     args:Sequence[str]|None=None # Words of the command line; those of the shell if None
 ) -> None:
-    "Make the runs of an experiment, or go on with them, and write its results."
+    "Make the runs of an experiment, or go on with them, and write its results; without a word, list what is asked."
+    words = list(sys.argv[1:] if args is None else args)
+    if not words: return _list()
+    if not words[0].startswith('-'): words = ['--name', *words]
     with one_line_errors('hardcl_experiment', 'The same command goes on.'):
         every, about = (ExperimentOptions, MachineOptions), hardcl_experiment.__doc__
-        said = read_args('hardcl_experiment', about, every, args)
+        said = read_args('hardcl_experiment', about, every, words)
         def those(kind): return kind(**{f.name: said[f.name] for f in fields(kind) if f.name in said})
         o, machines = those(ExperimentOptions), those(MachineOptions)
         if o.name!='all' and o.name not in experiments: _no_experiment(o.name)
