@@ -2,6 +2,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 import pytest
 import hardcl_nb.runs.experiments as module
 from hardcl_nb.runs.compare import run_folders
@@ -60,6 +61,22 @@ def test_results_are_those_of_the_folders(here, tmp_path):
     assert store.read_text(encoding='utf-8').count('\n')==1+4+1 # a run in a line
     with pytest.raises(ValueError, match='made with other settings'): load_results(replace(toy, runs=toy.runs[:1]), store.parent)
     with pytest.raises(FileNotFoundError, match='hardcl_experiment --name toy --store'): load_results(toy, tmp_path)
+
+def test_seconds_are_those_of_all_calls(here, tmp_path, monkeypatch):
+    "What a stopped call spent is not lost: the next one adds to it, and a refused one leaves no file."
+    made = module.run_all
+    def stopped(cfgs, out, **how):
+        made(cfgs[:2], out)
+        raise KeyboardInterrupt
+    def refused(cfgs, out, **how): raise FileNotFoundError('no data')
+    monkeypatch.setattr(module, 'time', SimpleNamespace(perf_counter=iter([0., 5., 0., 100., 0., 40.]).__next__))
+    monkeypatch.setattr(module, 'run_all', refused)
+    with pytest.raises(FileNotFoundError): run_experiment(toy, tmp_path/'o', progress=False)
+    assert not (tmp_path/'o').exists()
+    monkeypatch.setattr(module, 'run_all', stopped)
+    with pytest.raises(KeyboardInterrupt): run_experiment(toy, tmp_path/'o', progress=False)
+    monkeypatch.setattr(module, 'run_all', made)
+    assert run_experiment(toy, tmp_path/'o', progress=False)['seconds']==140.
 
 def test_a_judge_adds_its_numbers(here, tmp_path):
     judged = replace(toy, runs=(dict(data='latent80', steps=1, eval_every=1, batch_size=64, method='scl'),), seeds=1, judge='hardcl_nb.training.rivals:unseen')

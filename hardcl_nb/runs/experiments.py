@@ -88,11 +88,11 @@ def run_experiment(
     import torch
     cfgs, t = configs(experiment, seeds, **changes), time.perf_counter()
     vary = [k for k in asdict(cfgs[0]) if k not in places and len({str(getattr(c, k)) for c in cfgs})>1]
-    runs, machine = _made(experiment, cfgs, out, vary, workers, progress, machines)
+    try: runs, machine = _made(experiment, cfgs, out, vary, workers, progress, machines)
+    finally: spent = _spent(Path(out), t)
     changed = {k: v for k,v in changes.items() if k not in (*places, 'data')} # data count by their name
     about = dict(experiment=experiment.name, digest=digest_of(cfgs), seeds=seeds or experiment.seeds, changes=changed,
-        machine=machine, torch=torch.__version__, python=platform.python_version(),
-        seconds=round(time.perf_counter()-t, 1))
+        machine=machine, torch=torch.__version__, python=platform.python_version(), seconds=spent)
     if store is not None: _write(Path(store), about, runs)
     return dict(**about, runs=runs)
 
@@ -112,10 +112,18 @@ def _train_all(experiment, cfgs, out, vary, workers, progress, machines):
     return runs, machines_of([*where.values()]) or 'not noted'
 
 # %% ../../nbs/69_experiments.ipynb #7900d846
+def _spent(out, since):
+    "Seconds of the calls in a folder so far, with this one."
+    from hardcl_nb.runs.checkpoints import write_text
+    path, now = out/'seconds.txt', time.perf_counter()-since
+    total = round(now+(float(path.read_text(encoding='utf-8')) if path.is_file() else 0.), 1)
+    if out.is_dir(): write_text(path, f'{total}\n')
+    return total
+
 def _write(path, about, runs):
     "One run a line, so that a change can be read."
-    lines = ',\n'.join(map(json.dumps, runs))
     from hardcl_nb.runs.checkpoints import write_text
+    lines = ',\n'.join(map(json.dumps, runs))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, f'{json.dumps(about)[:-1]}, "runs": [\n{lines}\n]}}\n')
 
