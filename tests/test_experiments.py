@@ -121,3 +121,11 @@ def test_without_its_data_an_experiment_is_left_out(here, tmp_path, capsys, monk
     with pytest.raises(SystemExit): hardcl_experiment([*words, '--name', 'lost'])
     assert 'hardcl_experiment: error: data: expected the files of cifar10' in capsys.readouterr().err
     with pytest.raises(TypeError, match="seeds: expected a whole number, got 'three'"): ExperimentOptions(seeds='three')
+
+def test_what_is_said_of_missing_data_would_help(here, tmp_path, capsys, monkeypatch):
+    "A data set that is made of another one's files does not come as a file of its own."
+    made = replace(toy, name='made', runs=(dict(data='cifar16', root=str(tmp_path), method='scl', steps=1, batch_size=64),))
+    monkeypatch.setattr(module, 'experiments', {'made': made})
+    with pytest.raises(SystemExit): hardcl_experiment(['made', '--out', str(tmp_path/'o')])
+    err = capsys.readouterr().err
+    assert f'the files of cifar100 under {tmp_path}, found none or damaged ones, or as cifar100.npz' in err and '--data' not in err

@@ -170,7 +170,7 @@ class ExperimentOptions:
 def _list():
     "What is asked, and how many runs each answer takes."
     for e in experiments.values(): print(f'{e.name:15}{len(e.runs)*e.seeds:4} runs  {e.question}')
-    print('hardcl_experiment NAME makes one of them, hardcl_experiment all every one; --help shows the options')
+    print('hardcl_experiment NAME makes one of them, hardcl_experiment all makes each; --help shows options', flush=True)
 
 # %% ../../nbs/69_experiments.ipynb #9a13bb56
 def hardcl_experiment(
@@ -178,9 +178,9 @@ def hardcl_experiment(
 ) -> None:
     "Make the runs of an experiment, or go on with them, and write its results; without a word, list what is asked."
     words = list(sys.argv[1:] if args is None else args)
-    if not words: return _list()
-    if not words[0].startswith('-'): words = ['--name', *words]
+    if words and not words[0].startswith('-'): words = ['--name', *words]
     with one_line_errors('hardcl_experiment', 'The same command goes on.'):
+        if not words: return _list()
         every, about = (ExperimentOptions, MachineOptions), hardcl_experiment.__doc__
         said = read_args('hardcl_experiment', about, every, words)
         def those(kind): return kind(**{f.name: said[f.name] for f in fields(kind) if f.name in said})
@@ -204,8 +204,8 @@ def _says_how(exp):
     try: yield
     except FileNotFoundError as e:
         if not str(e).startswith('data: '): raise
-        one = len({r.get('data') for r in exp.runs})==1
-        how = f'; an .npz file of them is taken by --name {exp.name} --data FILE' if one else ', or as cifar100.npz'
+        alone = len({r.get('data') for r in exp.runs})==1 and f"the files of {exp.runs[0].get('data')} " in str(e)
+        how = f'; an .npz file of them is taken by --name {exp.name} --data FILE' if alone else ', or as cifar100.npz'
         raise _Absent(str(e).split(';')[0]+how) from None
     except ImportError as e:
         if 'pip install' not in str(e): raise # a mistake of ours
