@@ -170,7 +170,7 @@ class ExperimentOptions:
 def _list():
     "What is asked, and how many runs each answer takes."
     for e in experiments.values(): print(f'{e.name:15}{len(e.runs)*e.seeds:4} runs  {e.question}')
-    print('hardcl_experiment NAME makes one of them, hardcl_experiment all makes each; --help shows options', flush=True)
+    print('hardcl_experiment NAME makes one, hardcl_experiment all every one; --help shows the options', flush=True)
 
 # %% ../../nbs/69_experiments.ipynb #9a13bb56
 def hardcl_experiment(
