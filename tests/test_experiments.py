@@ -77,6 +77,9 @@ def test_seconds_are_those_of_all_calls(here, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt): run_experiment(toy, tmp_path/'o', progress=False)
     monkeypatch.setattr(module, 'run_all', made)
     assert run_experiment(toy, tmp_path/'o', progress=False)['seconds']==140.
+    (tmp_path/'o/seconds.txt').write_text('a while')
+    monkeypatch.setattr(module, 'time', SimpleNamespace(perf_counter=lambda: 0.))
+    with pytest.raises(ValueError, match="seconds.txt: expected a number of seconds, got 'a while'"): run_experiment(toy, tmp_path/'o', progress=False)
 
 def test_a_judge_adds_its_numbers(here, tmp_path):
     judged = replace(toy, runs=(dict(data='latent80', steps=1, eval_every=1, batch_size=64, method='scl'),), seeds=1, judge='hardcl_nb.training.rivals:unseen')

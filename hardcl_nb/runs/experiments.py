@@ -116,7 +116,9 @@ def _spent(out, since):
     "Seconds of the calls in a folder so far, with this one."
     from hardcl_nb.runs.checkpoints import write_text
     path, now = out/'seconds.txt', time.perf_counter()-since
-    total = round(now+(float(path.read_text(encoding='utf-8')) if path.is_file() else 0.), 1)
+    text = path.read_text(encoding='utf-8').strip() if path.is_file() else '0'
+    need(text.replace('.', '', 1).isdecimal(), str(path), repr(text), 'a number of seconds')
+    total = round(now+float(text), 1)
     if out.is_dir(): write_text(path, f'{total}\n')
     return total
 
@@ -195,7 +197,6 @@ def hardcl_experiment(
 
 # %% ../../nbs/69_experiments.ipynb #absent01
 def _same_data(run, o): return run.get('data')==data_name(o.data)
-
 class _Absent(Refused): "Data or a package that an experiment needs, and that is not here."
 
 @contextmanager
