@@ -273,11 +273,3 @@ def test_all_experiments_go_on_past_data_that_are_missing(tmp_path, monkeypatch,
     assert f'warning: lost left out: data: expected the files of cifar10 under {tmp_path}' in err and '--name lost --data FILE' in err
     with pytest.raises(SystemExit) as e: hardcl_experiment([*words, '--name', 'lost'])
     assert e.value.code==2 and 'hardcl_experiment: error: data: expected the files of cifar10' in capfd.readouterr()[1]
-
-@pytest.mark.parametrize('module, word', [('cli', '--help'), ('experiments', '')])
-@pytest.mark.skipif(os.name=='nt', reason='no pipes that break')
-def test_a_reader_that_has_seen_enough_is_no_error(module, word):
-    "As with | head: the pipe is closed before the first word."
-    p = subprocess.Popen([sys.executable, '-m', f'hardcl_nb.runs.{module}', *word.split()], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    p.stdout.close()
-    assert p.stderr.read()==b'' and p.wait() in (0, 141)

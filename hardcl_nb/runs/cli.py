@@ -28,7 +28,6 @@ def one_line_errors(
             if not issubclass(category, DeprecationWarning): _say(f'{prog}: warning: {message}')
         warnings.showwarning = shown
         try: yield
-        except BrokenPipeError: os._exit(141) # who reads has seen enough, as in | head
         except KeyboardInterrupt as e:
             _stop(f"{prog}: {e if str(e) else 'interrupted'}. {go_on}".strip(), 128+getattr(e, 'signum', signal.SIGINT))
         except (ValueError, RefusedType, OSError, FloatingPointError, MemoryError, RuntimeError) as e:
@@ -199,6 +198,7 @@ class Progress:
     def _left(self, n):
         each = (time.perf_counter()-self.clock)/max(1, n-self.first)
         return f', {self.bar.format_interval(each*(self.total-n))} left' if self.first<n<self.total else ''
+
     def close(self) -> None: self.bar is None or self.bar.close()
 
 # %% ../../nbs/65_cli.ipynb #430f0ba2
