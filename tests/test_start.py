@@ -3,6 +3,8 @@ import configparser, os, random, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
 from hardcl_nb import start
+from hardcl_nb.runs import compare
+from hardcl_nb.training.processes import Interrupted
 
 root = Path(__file__).parent.parent
 here = {**os.environ, 'PYTHONPATH': str(root)}
@@ -104,3 +106,14 @@ if __name__=='__main__':
     (tmp_path/'it.py').write_text(code%which)
     r = subprocess.run([sys.executable, 'it.py'], capture_output=True, text=True, cwd=tmp_path, env=here, timeout=120, preexec_fn=heard)
     assert (r.returncode, r.stdout, r.stderr)==(0, f'stopped by SIGINT {which}\n', '')
+
+def test_a_worker_that_was_told_to_end_makes_no_further_run(monkeypatch):
+    "A pool hands its workers a run in advance; after a signal nobody would stop that one again."
+    made = []
+    def stopped():
+        made.append(1)
+        raise Interrupted(signal.SIGTERM, 3)
+    monkeypatch.setattr(compare, '_told', [])
+    with pytest.raises(Interrupted): compare._one(stopped)
+    with pytest.raises(Interrupted, match='stopped by SIGTERM after step 3'): compare._one(lambda: made.append(2))
+    assert made==[1]

@@ -44,7 +44,15 @@ def _stored(folder):
     except Refused: return None # what is damaged is named when it is read
 
 # %% ../../nbs/66_compare.ipynb #f86624e2
-def _one(job): return job() # in a worker process
+_told:list[KeyboardInterrupt] = []
+
+def _one(job):
+    "In a worker process; one that was told to end makes no further run, whatever is queued."
+    if _told: raise _told[0]
+    try: return job()
+    except KeyboardInterrupt as e:
+        _told.append(e)
+        raise
 
 # %% ../../nbs/66_compare.ipynb #7d5b24a2
 @contextmanager
