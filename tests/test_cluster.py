@@ -36,7 +36,7 @@ def until(what, seconds=300):
 @launchers
 def test_jobs_of_a_queue_are_runs_and_a_killed_one_is_named(tmp_path, launcher):
     "One that ends, and one that is killed: the other is kept, and the same call finishes it."
-    long = dict(steps=400, batch_size=32, eval_every=20)
+    long = dict(steps=800, batch_size=32, eval_every=40)
     jobs = [job(tmp_path/'a'), job(tmp_path/'b', **long)]
     pid = os.fork()
     if pid==0: # kill the long run once it has a checkpoint
@@ -52,7 +52,7 @@ def test_jobs_of_a_queue_are_runs_and_a_killed_one_is_named(tmp_path, launcher):
     before = rows(tmp_path/'b')
     submit(jobs[1:], tmp_path/'jobs', MachineOptions(launcher), wait=.1)
     assert len(rows(tmp_path/'b'))>len(before) and rows(tmp_path/'b').startswith(before)
-    assert read_csv(tmp_path/'b/metrics.csv')[-1]['step']==400
+    assert read_csv(tmp_path/'b/metrics.csv')[-1]['step']==800
     notes = read_csv(tmp_path/'b/machine.csv')
     assert len(notes)==2 and notes[0]['step']==0 and notes[1]['step']>0 and notes[0]['job']!=notes[1]['job']
     logs = {p.name for p in (tmp_path/'jobs').glob('*_log.err')}
@@ -61,7 +61,7 @@ def test_jobs_of_a_queue_are_runs_and_a_killed_one_is_named(tmp_path, launcher):
 @launchers
 def test_a_job_that_gets_notice_saves_and_goes_on(tmp_path, launcher):
     "The notice comes between two records; the run saves after its next step, is queued again, and ends as if nothing had been."
-    steps = dict(steps=400, eval_every=200)
+    steps = dict(steps=800, batch_size=32, eval_every=400)
     queued = _executor(MachineOptions(launcher, minutes=5), tmp_path/'jobs', 1).submit(job(tmp_path/'a', **steps))
     until((tmp_path/'a/checkpoint.safetensors').exists)
     time.sleep(.3)
